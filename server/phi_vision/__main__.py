@@ -1,0 +1,7 @@
+"""`python -m phi_vision`, the same as the `phi-vision` command."""
+
+import sys
+
+from phi_vision.cli import main
+
+sys.exit(main())

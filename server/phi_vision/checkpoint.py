@@ -1,0 +1,91 @@
+"""Which weights are served: the published ones where they can be had, else the demo, never silently."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi_vision.config import DEMO_NAME, PUBLISHED_MODEL, SERVED_NAME
+from phi_vision.errors import UsageError
+
+_PROBE_TIMEOUT_S = 4.0
+
+DEMO_BANNER = """\
+  ****************************************************************************
+  *  DEMO MODEL. This is not Phi-3.5-vision: a toy of the same architecture  *
+  *  with random weights. Its answers mean nothing; everything else is real. *
+  *  {reason:<72}*
+  ****************************************************************************"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model to serve and the names it goes by."""
+
+    path: str  # a folder or a hub id
+    name: str  # what responses call it
+    aliases: tuple[str, ...] = ()  # other names that clients may use
+    demo_reason: str | None = None  # why the demo is served, if it is
+
+    @property
+    def banner(self) -> str | None:
+        """What must be shown when the demo stands in."""
+        return DEMO_BANNER.format(reason=self.demo_reason) if self.demo_reason else None
+
+
+def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
+    """Resolve `--model`.
+
+    Raises:
+        UsageError: a folder without a checkpoint, or a cache that cannot be written.
+    """
+    if wanted == "demo":
+        return _demo(served_name, "You asked for it with --model demo.")
+    if wanted == "auto":
+        if _is_cached(PUBLISHED_MODEL) or _hub_answers(PUBLISHED_MODEL):
+            return Checkpoint(PUBLISHED_MODEL, served_name or SERVED_NAME)
+        return _demo(served_name, "The weights are not cached here and no hub answers.")
+    folder = Path(wanted).expanduser()
+    if folder.exists() or wanted.startswith((".", "/", "~")):
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"--model {wanted}: no config.json in that folder")
+        return Checkpoint(str(folder), served_name or SERVED_NAME)
+    return Checkpoint(wanted, served_name or SERVED_NAME)
+
+
+def _demo(served_name: str | None, reason: str) -> Checkpoint:
+    from phi_vision.model.demo import demo_checkpoint  # imports torch
+
+    try:
+        path = demo_checkpoint()
+    except OSError as error:
+        raise UsageError(f"the demo model cannot be written: {error}; set PHI_VISION_CACHE") from error
+    # Clients written for the real model work unchanged; what they get back says what it is.
+    aliases = () if served_name else (SERVED_NAME,)
+    return Checkpoint(str(path), served_name or DEMO_NAME, aliases, reason)
+
+
+def _is_cached(repo_id: str) -> bool:
+    """Whether the whole repository is in the Hugging Face cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(repo_id, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return False
+    return (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
+
+
+def _hub_answers(repo_id: str) -> bool:
+    """One short question to the hub."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return False
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(repo_id, timeout=_PROBE_TIMEOUT_S)
+    except Exception:  # whatever is wrong with the hub, it is not there for us
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""Every default once. Flags, `--help` and the tables in the docs read the fields of `ServeConfig`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from phi_vision.crops import CropPolicy
+from phi_vision.errors import UsageError
+from phi_vision.model.geometry import MAX_NUM_CROPS
+
+PUBLISHED_MODEL = "microsoft/Phi-3.5-vision-instruct"
+SERVED_NAME = "phi-3.5-vision"
+DEMO_NAME = f"{SERVED_NAME}-demo"
+MODEL_MAX_LEN = 131072  # what the model was trained for
+
+DEVICES = ("auto", "cuda", "cpu", "mps")
+
+
+def cache_dir() -> Path:
+    """Where files that can be made again are kept: `$PHI_VISION_CACHE`, else the XDG cache."""
+    own = os.environ.get("PHI_VISION_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-vision"
+
+
+def _setting(default: Any, text: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices, "unit": unit})
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What `phi-vision serve` was asked for. Flags of vLLM's own travel in `vllm_args`, unread.
+
+    Raises:
+        UsageError: a value out of its range, naming the flag.
+    """
+
+    model: str = _setting(
+        "auto",
+        "'auto' (the published weights if they are cached or the hub answers, else the demo), 'demo', "
+        "a hub id or a folder",
+        unit="ID|PATH",
+    )
+    device: str = _setting("auto", "where the model runs", choices=DEVICES)
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for all", unit="ADDRESS")
+    port: int = _setting(8000, "port to listen on", unit="N")
+    api_key: str | None = _setting(
+        None, "key that clients must send; none: open to all who reach it", unit="KEY"
+    )
+    served_model_name: str | None = _setting(
+        None, f"name in the API; default {SERVED_NAME}, with the demo {DEMO_NAME}", unit="NAME"
+    )
+    max_model_len: int = _setting(
+        MODEL_MAX_LEN, "context in tokens, prompt and answer together", unit="TOKENS"
+    )
+    num_crops: int = _setting(CropPolicy.single, "crops for the only picture of a request", unit="N")
+    num_crops_multi: int = _setting(
+        CropPolicy.multi, "crops for each of several pictures or frames", unit="N"
+    )
+    crops: str = _setting(
+        "fixed",
+        "'adaptive' never uses more crops than the picture's own pixels fill: small pictures cost less",
+        choices=("fixed", "adaptive"),
+    )
+    max_images: int = _setting(16, "pictures in one request at most", unit="N")
+    gpu_memory_utilization: float = _setting(
+        0.92, "share of the GPU's memory that vLLM may take", unit="SHARE"
+    )
+    vllm_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check("port", 1, 65535)
+        self._check("max_model_len", 64, MODEL_MAX_LEN)
+        self._check("num_crops", 1, MAX_NUM_CROPS)
+        self._check("num_crops_multi", 1, MAX_NUM_CROPS)
+        self._check("max_images", 1, 1000)
+        self._check("gpu_memory_utilization", 0.05, 1.0)
+
+    def _check(self, name: str, low: float, high: float) -> None:
+        if not low <= getattr(self, name) <= high:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} must be from {low} to {high}, not {getattr(self, name)}")
+
+    @property
+    def crop_policy(self) -> CropPolicy:
+        """The crops settings as the policy that every route asks."""
+        return CropPolicy(self.num_crops, self.num_crops_multi, self.crops == "adaptive")
+
+
+def setting_metadata() -> Mapping[str, tuple[type, Any, Mapping[str, Any]]]:
+    """Each setting of `ServeConfig` that is a flag: name -> (type, default, metadata)."""
+    kinds: dict[str, type] = {"int": int, "float": float}
+    return {
+        f.name: (kinds.get(str(f.type), str), f.default, f.metadata)
+        for f in fields(ServeConfig)
+        if f.metadata
+    }

@@ -1,0 +1,45 @@
+"""The configuration of a Phi-3.5-vision checkpoint, read without running the checkpoint's own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CLIPVisionConfig, Phi3Config
+
+# CLIP ViT-L/14-336. The published config names the tower but leaves its sizes to the remote code.
+_CLIP_L_14_336 = {
+    "hidden_act": "quick_gelu",
+    "hidden_size": 1024,
+    "image_size": 336,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+class Phi3VConfig(Phi3Config):
+    """`model_type: phi3_v`: Phi-3's text model with a CLIP tower and an HD projector in front.
+
+    Two keys that the published config does not have let a checkpoint of the same architecture be
+    small: `image_token_id`, and `img_processor["vision_config"]` (CLIP's own keys).
+    """
+
+    model_type = "phi3_v"
+
+    image_token_id: int = 32044
+    img_processor: dict[str, Any] | None = None
+    embd_layer: dict[str, Any] | None = None
+
+    @property
+    def clip_config(self) -> CLIPVisionConfig:
+        """Sizes of the vision tower."""
+        img_processor = self.img_processor or {}
+        return CLIPVisionConfig(**(_CLIP_L_14_336 | img_processor.get("vision_config", {})))
+
+    @property
+    def clip_layers_used(self) -> int:
+        """Layers up to the one whose output is the image feature: the last but one."""
+        layer_idx = (self.img_processor or {}).get("layer_idx", -2)
+        return layer_idx + 1 + (self.clip_config.num_hidden_layers if layer_idx < 0 else 0)

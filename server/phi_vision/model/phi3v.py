@@ -1,0 +1,135 @@
+"""Phi-3.5-vision for vLLM: canvases in, image embeddings and text out.
+
+Beside vLLM's own class this one takes uint8 canvases instead of padded float crops, runs the tower
+on real crops only, and reads the tower's size and the image token from the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.quantization import QuantizationConfig
+from vllm.model_executor.models.clip import CLIPVisionModel
+from vllm.model_executor.models.phi3v import Phi3VForCausalLM
+from vllm.model_executor.models.utils import (
+    AutoWeightsLoader,
+    WeightsMapper,
+    init_vllm_registered_model,
+    maybe_prefix,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from phi_vision.model.config import Phi3VConfig
+from phi_vision.model.geometry import CROP_PX
+from phi_vision.model.hd import views
+from phi_vision.model.processor import HDDummyInputsBuilder, HDMultiModalProcessor, HDProcessingInfo
+
+
+class HDImageEmbedding(nn.Module):
+    """CLIP tower, 2 x 2 merge, separators and projector: canvases to language-model embeddings."""
+
+    def __init__(self, config: Phi3VConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
+        super().__init__()
+        self.img_processor = CLIPVisionModel(
+            config.clip_config,
+            quant_config=quant_config,
+            num_hidden_layers_override=config.clip_layers_used,
+            prefix=f"{prefix}.img_processor",
+        )
+        merged_dim = 4 * config.clip_config.hidden_size
+        self.glb_GN = nn.Parameter(torch.empty(1, 1, merged_dim))
+        self.sub_GN = nn.Parameter(torch.empty(1, 1, 1, merged_dim))
+        self.img_projection = nn.Sequential(
+            nn.Linear(merged_dim, config.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+        )
+
+    def forward(self, canvases: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Embed a batch of pictures with one run of the tower over all their crops.
+
+        Args:
+            canvases: uint8, (3, H, W) each.
+
+        Returns:
+            (num_image_tokens, hidden) each.
+        """
+        crops = [views(canvas) for canvas in canvases]  # (1 + n, 3, 336, 336) each
+        counts = [len(crop) for crop in crops]
+        dtype = self.glb_GN.dtype
+        features = self.img_processor(torch.cat(crops).to(dtype))[:, 1:]  # (crops, 576, dim): no class token
+        merged = [
+            self._arrange(of_picture, canvas.shape[1] // CROP_PX, canvas.shape[2] // CROP_PX)
+            for of_picture, canvas in zip(features.split(counts), canvases, strict=True)
+        ]
+        projected = self.img_projection(torch.cat(merged))
+        return list(projected.split([len(tokens) for tokens in merged]))
+
+    def _arrange(self, features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """(1 + rows * columns, 576, dim), global view first -> (tokens, 4 * dim), crops first."""
+        crops = self._grid(features[1:], rows, columns)
+        overview = self._grid(features[:1], 1, 1)
+        return torch.cat([crops, self.glb_GN[0], overview])
+
+    def _grid(self, features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """(rows * columns, 576, dim) -> (tokens, 4 * dim): token rows of the canvas, each with its end."""
+        side = int(features.shape[1] ** 0.5)  # patches, 24
+        half = side // 2
+        dim = features.shape[2]
+        grid = (
+            features.reshape(rows, columns, half, 2, half, 2, dim)
+            .permute(0, 2, 1, 4, 3, 5, 6)  # (rows, 12, columns, 12, 2, 2, dim)
+            .reshape(rows * half, columns * half, 4 * dim)
+        )
+        ends = self.sub_GN[0].expand(rows * half, 1, 4 * dim)
+        return torch.cat([grid, ends], dim=1).flatten(0, 1)
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    HDMultiModalProcessor, info=HDProcessingInfo, dummy_inputs=HDDummyInputsBuilder
+)
+class PhiVisionForCausalLM(Phi3VForCausalLM):
+    """vLLM's `Phi3VForCausalLM` on our image path."""
+
+    # vLLM's mapping, but the tower's copy of the token embedding is dropped: it is the text model's own.
+    hf_to_vllm_mapper = WeightsMapper(
+        orig_to_new_prefix={
+            "model.vision_embed_tokens.wte": None,
+            "model.vision_embed_tokens.": "vision_embed_tokens.",
+            "lm_head.": "language_model.lm_head.",
+            "model.": "language_model.model.",
+        }
+    )
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        nn.Module.__init__(self)  # vLLM's own __init__ would build a full-size tower first
+        config = vllm_config.model_config.hf_config
+        self.config = config
+        self.multimodal_config = vllm_config.model_config.multimodal_config
+        self.image_token_id = config.image_token_id
+        with self._mark_tower_model(vllm_config, "image"):
+            self.vision_embed_tokens = HDImageEmbedding(
+                config, vllm_config.quant_config, maybe_prefix(prefix, "model.vision_embed_tokens")
+            )
+        with self._mark_language_model(vllm_config):
+            self.language_model = init_vllm_registered_model(
+                vllm_config=vllm_config, prefix="", architectures=["LlamaForCausalLM"]
+            )
+        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+
+    @property
+    def embed_tokens(self) -> nn.Module:
+        """The text model's token embedding, under the name that vLLM's class uses."""
+        return self.language_model.model.embed_tokens
+
+    def embed_multimodal(self, **kwargs: object) -> list[torch.Tensor]:
+        """Embed the pictures of one step; `canvas` holds one uint8 (3, H, W) tensor a picture."""
+        canvases = kwargs.get("canvas")
+        return self.vision_embed_tokens(list(canvases)) if canvases is not None else []
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load a checkpoint in the published naming."""
+        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)

@@ -1,0 +1,232 @@
+"""The HTTP surface that vLLM lacks: tasks and crops on the chat route, and `GET /v1/tasks`.
+
+`POST /v1/chat/completions` takes the place of vLLM's route of that name. A request is resolved by
+`tasks`, its pictures are fetched, their crops chosen, and vLLM's own chat handler does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import vllm.envs as envs
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from pydantic import ValidationError
+from starlette.datastructures import State
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
+from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
+from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
+from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+
+from phi_vision import tasks
+from phi_vision.crops import CropPolicy
+from phi_vision.errors import RequestError
+from phi_vision.model.geometry import MAX_NUM_CROPS, num_image_tokens
+from phi_vision.plugins import ENDPOINT_PLUGIN
+
+router = APIRouter()
+
+_REQUEST_SCHEMA = "#/components/schemas/ChatCompletionRequest"  # vLLM's routes define it
+
+# What a chat request may hold: vLLM's fields, and OpenAI's that vLLM does not know and ignores.
+_KNOWN_FIELDS = (
+    frozenset(ChatCompletionRequest.model_fields)
+    | frozenset(CompletionCreateParamsBase.__annotations__)
+    | {"task"}
+)
+
+
+class TaskEndpoints:
+    """vLLM's `EndpointPlugin` protocol: attach the routes, then make what they need."""
+
+    name = ENDPOINT_PLUGIN
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add our routes; vLLM puts them in the place of its own of the same path."""
+        app.include_router(router)
+        app.add_exception_handler(RequestError, _render)
+
+    async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
+        """Build the chat service once vLLM's own is there."""
+        if engine_client is None or state.openai_serving_chat is None:
+            raise RuntimeError("the task routes need an engine that serves chat completions")
+        state.phi_vision = ChatService(state.openai_serving_chat, args)
+
+
+class ChatService:
+    """vLLM's chat handler, once for each task with the task's sampling as its defaults."""
+
+    def __init__(self, handler: OpenAIServingChat, args: Namespace) -> None:
+        model_config = handler.model_config
+        self.served_names = frozenset(args.served_model_name)
+        self.max_images = int(model_config.multimodal_config.get_limit_per_prompt("image"))
+        self.crop_policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
+        self._connector: MediaConnector = MEDIA_CONNECTOR_REGISTRY.load(
+            envs.VLLM_MEDIA_CONNECTOR,
+            media_io_kwargs=model_config.multimodal_config.media_io_kwargs,
+            allowed_local_media_path=model_config.allowed_local_media_path,
+            allowed_media_domains=model_config.allowed_media_domains,
+        )
+        # `num_crops` travels as a multimodal kwarg. vLLM's switch for those opens every route to any
+        # kwarg; a copy of the handler that only this route uses keeps all others shut.
+        trusted = copy.copy(handler)
+        trusted.online_renderer = copy.copy(handler.online_renderer)
+        trusted.online_renderer.trust_request_mm_kwargs = True
+        self._handlers: dict[str | None, OpenAIServingChat] = {None: trusted}
+        tokenizer = handler.renderer.get_tokenizer()
+        for task, preset in tasks.PRESETS.items():
+            # vLLM takes a request's own values first and these where it is silent.
+            with_defaults = copy.copy(trusted)
+            with_defaults.default_sampling_params = {
+                **handler.default_sampling_params,
+                "temperature": preset.temperature,
+                "max_tokens": preset.max_tokens,
+                "stop_token_ids": tokenizer.convert_tokens_to_ids(list(preset.stop_tokens)),
+            }
+            self._handlers[task] = with_defaults
+
+    def handler(self, task: str | None) -> OpenAIServingChat:
+        """vLLM's handler with this task's defaults."""
+        return self._handlers[task]
+
+    async def fetch(self, pictures: Sequence[tasks.Picture]) -> list[Any]:
+        """Fetch and decode the pictures, all at once; PIL images in vLLM's wrapper.
+
+        Raises:
+            RequestError: the first picture that cannot be had or read, by its field.
+        """
+        if len(pictures) > self.max_images:
+            raise RequestError(
+                f"{len(pictures)} pictures; at most {self.max_images} in one request", param="messages"
+            )
+        fetching = (self._connector.fetch_image_async(picture.url) for picture in pictures)
+        images = await asyncio.gather(*fetching, return_exceptions=True)
+        for picture, image in zip(pictures, images, strict=True):
+            if isinstance(image, asyncio.CancelledError):
+                raise image
+            if isinstance(image, BaseException):
+                reason = str(image) or type(image).__name__
+                raise RequestError(f"the picture cannot be read: {reason}", param=picture.param) from image
+        return images
+
+    def choose_crops(
+        self, kwargs: Any, pictures: Sequence[tasks.Picture], sizes: Sequence[tuple[int, int]]
+    ) -> list[int]:
+        """`num_crops` of each picture: the client's own number, else by detail and policy."""
+        if kwargs is None:
+            return self.crop_policy.num_crops(sizes, [picture.detail for picture in pictures])
+        if not isinstance(kwargs, dict) or set(kwargs) - {"num_crops"}:
+            raise RequestError("only 'num_crops' is accepted here", param="mm_processor_kwargs")
+        asked = kwargs.get("num_crops", self.crop_policy.single)
+        if type(asked) is not int or not 1 <= asked <= MAX_NUM_CROPS:
+            raise RequestError(
+                f"num_crops must be a whole number from 1 to {MAX_NUM_CROPS}, not {asked!r}",
+                param="mm_processor_kwargs.num_crops",
+            )
+        return [asked] * len(pictures)
+
+
+@router.get("/v1/tasks")
+async def show_tasks() -> JSONResponse:
+    """The presets: what each task fills in where the client is silent."""
+    return JSONResponse(tasks.describe())
+
+
+async def _json_body(raw_request: Request) -> dict[str, Any]:
+    """The request's JSON object. Read before the handler runs, as `with_cancellation` needs it."""
+    try:
+        body = json.loads(await raw_request.body())
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object")
+    if unknown := sorted(set(body) - _KNOWN_FIELDS):
+        raise RequestError(f"unknown field {unknown[0]!r}", param=unknown[0])
+    return body
+
+
+@router.post(
+    "/v1/chat/completions",
+    dependencies=[Depends(validate_json_request)],
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _REQUEST_SCHEMA}}},
+        }
+    },
+)
+@with_cancellation
+@load_aware_call
+async def create_chat_completion(
+    body: Annotated[dict[str, Any], Depends(_json_body)], raw_request: Request
+) -> Response:
+    """Chat completions as OpenAI and vLLM define them, with tasks and crops for pictures."""
+    service: ChatService = raw_request.app.state.phi_vision
+    applied = tasks.apply(body, service.served_names)
+    request = _validated(applied.body)
+    images = await service.fetch(applied.pictures)
+    sizes = [(image.width, image.height) for image in images]
+    num_crops = service.choose_crops(request.mm_processor_kwargs, applied.pictures, sizes)
+    _put_images(request, images)
+    request.mm_processor_kwargs = {"num_crops": num_crops} if images else None
+
+    answer = await service.handler(applied.task).create_chat_completion(request, raw_request)
+
+    if isinstance(answer, ErrorResponse):
+        return JSONResponse(answer.model_dump(), status_code=answer.error.code)
+    tokens = [num_image_tokens(*size, n) for size, n in zip(sizes, num_crops, strict=True)]
+    headers = _headers(applied.task, num_crops, tokens)
+    if isinstance(answer, ChatCompletionResponse):
+        return JSONResponse(answer.model_dump(), headers=headers)
+    interval_s = float(raw_request.app.state.args.sse_keep_alive_interval)
+    return StreamingResponse(
+        with_sse_keep_alive(answer, interval_s), media_type="text/event-stream", headers=headers
+    )
+
+
+def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:
+    try:
+        return ChatCompletionRequest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = clean_loc_for_param(first["loc"]) if first["loc"] else None
+        cause = first.get("ctx", {}).get("error")
+        param = getattr(cause, "parameter", None) or param
+        raise RequestError(f"{param or 'the request'}: {first['msg']}", param=param) from error
+
+
+def _put_images(request: ChatCompletionRequest, images: Sequence[Any]) -> None:
+    """Set the fetched pictures in place of their URLs, in order, so that vLLM fetches none again."""
+    waiting = iter(images)
+    for message in request.messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            message["content"] = [
+                {"type": "image_pil", "image_pil": next(waiting)} if part["type"] == "image_url" else part
+                for part in content
+            ]
+
+
+def _headers(task: str | None, num_crops: Sequence[int], tokens: Sequence[int]) -> dict[str, str]:
+    """What was used: one number a picture, in the order of the prompt."""
+    headers = {"x-phi-vision-task": task} if task else {}
+    if num_crops:
+        headers["x-phi-vision-num-crops"] = ",".join(map(str, num_crops))
+        headers["x-phi-vision-image-tokens"] = ",".join(map(str, tokens))
+    return headers
+
+
+async def _render(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)  # registered for this class alone
+    return JSONResponse(error.body(), status_code=error.status)

@@ -1,0 +1,25 @@
+"""One engine a session: starting one costs most of the suite's time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+from serving import Server, running_server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The demo model on the real engine, with a context small enough to overflow."""
+    log_path = tmp_path_factory.mktemp("server") / "log.txt"
+    with running_server(
+        log_path, "--model", "demo", "--max-model-len", "16384", "--max-images", "6"
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> openai.OpenAI:
+    """The official SDK, pointed at the server."""
+    return server.client()
