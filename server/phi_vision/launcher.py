@@ -92,13 +92,14 @@ def served_names(checkpoint: Checkpoint) -> list[str]:
 def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> str:
     """What will run, as a short table."""
     long_rope = config.max_model_len > 4096
+    crops = f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several"
     rows = {
         "model": f"{checkpoint.name} ({checkpoint.path})",
         "device": f"{device.kind}: {device.name}, {device.memory_bytes / 2**30:.1f} GiB",
         "attention": _given(config.vllm_args, "--attention-backend") or device.attention_backend,
         "context": f"{config.max_model_len} tokens",
         "rope mode": "long factors for every request" if long_rope else "short factors, as the original's",
-        "crops": f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several, {config.crops}",
+        "crops": f"{crops}, {config.crops}",
         "served as": ", ".join(served_names(checkpoint)),
         "listening": f"http://{config.host}:{config.port}/v1",
     }

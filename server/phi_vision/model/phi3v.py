@@ -125,10 +125,11 @@ class PhiVisionForCausalLM(Phi3VForCausalLM):
         """The text model's token embedding, under the name that vLLM's class uses."""
         return self.language_model.model.embed_tokens
 
-    def embed_multimodal(self, **kwargs: object) -> list[torch.Tensor]:
+    def embed_multimodal(
+        self, canvas: torch.Tensor | Sequence[torch.Tensor] | None = None, **kwargs: object
+    ) -> list[torch.Tensor]:
         """Embed the pictures of one step; `canvas` holds one uint8 (3, H, W) tensor a picture."""
-        canvases = kwargs.get("canvas")
-        return self.vision_embed_tokens(list(canvases)) if canvases is not None else []
+        return [] if canvas is None else self.vision_embed_tokens(list(canvas))
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load a checkpoint in the published naming."""

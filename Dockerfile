@@ -1,0 +1,22 @@
+# The official image of the pinned version brings CUDA, torch and vLLM's kernels.
+FROM vllm/vllm-openai:v0.32.0
+
+COPY --chmod=644 pyproject.toml README.md /opt/phi-vision/
+COPY server /opt/phi-vision/server
+# No dependencies: the base image has them all. The package brings the plugins that vLLM loads by name.
+RUN python3 -m pip install --no-cache-dir --no-deps /opt/phi-vision \
+    && useradd --create-home --uid 10001 phi \
+    && mkdir -p /home/phi/.cache/huggingface \
+    && chown -R phi:phi /home/phi/.cache
+
+USER phi
+WORKDIR /home/phi
+# The weights outlive the container.
+VOLUME /home/phi/.cache/huggingface
+EXPOSE 8000
+
+# The first start fetches 8 GB of weights; a failing check during the start period does not count.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30m --retries=3 \
+    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+
+ENTRYPOINT ["phi-vision", "serve", "--host", "0.0.0.0"]

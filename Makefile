@@ -1,0 +1,86 @@
+# phi-vision: `make serve` and `make test` set up all they need. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   ?= .venv
+IMAGE  ?= phi-vision
+ARGS   ?=
+
+# cuda where an NVIDIA driver answers, else cpu; override with ACCEL=cuda|cpu
+ACCEL  ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+
+UV_VERSION := 0.13.9
+BIN        := $(VENV)/bin
+STAMP      := $(VENV)/.ready-$(ACCEL)
+
+# uv does not read pip's configuration: hand on where pip looks for wheels and which index it asks.
+PIP_GET     = $(shell $(PYTHON) -m pip config get $(1) 2>/dev/null)
+FIND_LINKS := $(call PIP_GET,global.find-links)
+INDEX      := $(call PIP_GET,global.index-url)
+UV         := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(if $(INDEX),UV_DEFAULT_INDEX="$(INDEX)") $(BIN)/uv
+
+# The CPU build of torch: from a wheel at hand if there is one, else from the index that uv knows.
+HAVE_TORCH    := $(wildcard $(addsuffix /torch-*+cpu*.whl,$(FIND_LINKS)))
+cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
+cuda_OPTIONS  := --torch-backend=auto
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-fast lint type bench lock image serve-image clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(STAMP): pyproject.toml server/constraints/$(ACCEL).txt server/constraints/cpu-overrides.txt
+	@echo "Setting up $(VENV) for $(ACCEL) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV) pip install --python $(BIN)/python --constraints server/constraints/$(ACCEL).txt \
+		$($(ACCEL)_OPTIONS) --editable '.[$(ACCEL),dev]'
+	@rm -f $(VENV)/.ready-* && touch $@
+
+install: $(STAMP)  ## set up the virtual environment (ACCEL=cuda|cpu)
+
+serve: $(STAMP)  ## serve the model; flags go in ARGS="--port 8123 ..."
+	@exec $(BIN)/phi-vision serve $(ARGS)
+
+test: $(STAMP)  ## lint, types and all tests, the real engine included
+	@$(MAKE) --no-print-directory lint type
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(STAMP)  ## only the tests that start no engine
+	$(BIN)/python -m pytest -m "not engine" $(ARGS)
+
+lint: $(STAMP)  ## ruff on the code, hadolint on the Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+
+type: $(STAMP)  ## mypy on the package
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## measure; see benchmarks/README.md
+	$(BIN)/python benchmarks/image_path.py $(ARGS)
+
+# $(1): cpu or cuda
+define LOCK
+echo "# Every package of the $(1) environment, resolved for Python 3.11 and later: made by \`make lock\`." \
+	> server/constraints/$(1).txt
+$(UV) pip compile pyproject.toml --universal --python-version 3.11 --extra $(1) --extra dev --upgrade \
+	--no-header --no-annotate $(if $(filter cpu,$(1)),--overrides server/constraints/cpu-overrides.txt) \
+	| sed -E $(if $(filter cpu,$(1)),'/^torch(vision|audio|codec)==/d; s/^torch==2.13.0.*/torch==2.13.0/' ,'') \
+	| uniq >> server/constraints/$(1).txt
+endef
+
+lock: $(STAMP)  ## resolve both constraints files anew
+	@$(call LOCK,cpu)
+	@$(call LOCK,cuda)
+
+image:  ## build the CUDA container image
+	docker build --tag $(IMAGE) .
+
+serve-image:  ## serve from the container image, on all GPUs
+	docker run --rm --gpus all --ipc host --publish 8000:8000 \
+		--volume phi-vision-huggingface:/home/phi/.cache/huggingface $(IMAGE) $(ARGS)
+
+clean:  ## remove the virtual environment and all caches of tools
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
