@@ -9,7 +9,7 @@ RUN python3 -m pip install --no-cache-dir --no-deps /opt/phi-vision \
     && mkdir -p /home/phi/.cache/huggingface \
     && chown -R phi:phi /home/phi/.cache
 
-USER phi
+USER 10001
 WORKDIR /home/phi
 # The weights outlive the container.
 VOLUME /home/phi/.cache/huggingface

@@ -27,7 +27,7 @@ cuda_OPTIONS  := --torch-backend=auto
 .PHONY: help install serve test test-fast lint type bench lock image serve-image clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml server/constraints/$(ACCEL).txt server/constraints/cpu-overrides.txt
 	@echo "Setting up $(VENV) for $(ACCEL) ..."

@@ -23,3 +23,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def client(server: Server) -> openai.OpenAI:
     """The official SDK, pointed at the server."""
     return server.client()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs an engine, so that `make test-fast` can leave it out."""
+    for item in items:
+        if {"server", "client"} & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slow"):
+            item.add_marker("engine")

@@ -136,7 +136,8 @@ def _check_plugins() -> None:
     from vllm.plugins import load_endpoint_plugins, load_general_plugins
 
     load_general_plugins()
-    if ModelRegistry.models["Phi3VForCausalLM"].module_name != "phi_vision.model.phi3v":
+    model = ModelRegistry.models.get("Phi3VForCausalLM")
+    if getattr(model, "module_name", None) != "phi_vision.model.phi3v":
         raise PhiVisionError("the model plugin did not load; see the error above")
     if plugins.ENDPOINT_PLUGIN not in [plugin.name for plugin in load_endpoint_plugins(("generate",))]:
         raise PhiVisionError("the task plugin did not load; see the error above")

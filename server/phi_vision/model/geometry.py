@@ -84,9 +84,15 @@ def num_image_tokens(width: int, height: int, num_crops: int) -> int:
 
 
 def native_num_crops(width: int, height: int, limit: int) -> int:
-    """The most crops, up to `limit`, that the picture's own pixels fill without being enlarged.
+    """The fewest crops, up to `limit`, that show every pixel the picture has without enlarging it.
 
     At least one: a picture smaller than a crop is still enlarged to one.
     """
-    fitting = [n for n in range(1, limit + 1) if crop_grid(width, height, n).resized_width <= width]
-    return max(fitting, default=1)
+    best = 1
+    for num_crops in range(2, limit + 1):
+        grid = crop_grid(width, height, num_crops)
+        if grid.resized_width > width or grid.resized_height > height:
+            break
+        if grid != crop_grid(width, height, best):
+            best = num_crops
+    return best

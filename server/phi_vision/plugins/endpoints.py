@@ -38,12 +38,13 @@ router = APIRouter()
 
 _REQUEST_SCHEMA = "#/components/schemas/ChatCompletionRequest"  # vLLM's routes define it
 
-# What a chat request may hold: vLLM's fields, and OpenAI's that vLLM does not know and ignores.
+# What a chat request may hold: vLLM's fields, and OpenAI's that vLLM does not know and ignores. Not
+# how media are decoded: the copy of vLLM's handler below would trust that too.
 _KNOWN_FIELDS = (
     frozenset(ChatCompletionRequest.model_fields)
     | frozenset(CompletionCreateParamsBase.__annotations__)
     | {"task"}
-)
+) - {"media_io_kwargs"}
 
 
 class TaskEndpoints:

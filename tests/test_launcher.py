@@ -1,0 +1,105 @@
+"""What the launcher decides before vLLM starts."""
+
+import json
+import socket
+
+import pytest
+from phi_vision import launcher, plugins
+from phi_vision.checkpoint import Checkpoint, find_checkpoint
+from phi_vision.config import DEMO_NAME, ServeConfig
+from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.hardware import Device, find_device, installed_engine
+
+CPU = Device("cpu", "x86_64", 24 << 30)
+A10 = Device("cuda", "NVIDIA A10", 22 << 30, (8, 6))
+T4 = Device("cuda", "Tesla T4", 15 << 30, (7, 5))
+REAL = Checkpoint("microsoft/Phi-3.5-vision-instruct", "phi-3.5-vision")
+
+
+def value_of(arguments: list[str], flag: str) -> str:
+    return arguments[len(arguments) - 1 - arguments[::-1].index(flag) + 1]
+
+
+def test_arguments_say_what_the_model_needs() -> None:
+    arguments = launcher.vllm_arguments(ServeConfig(num_crops=8, crops="adaptive"), A10, REAL)
+    assert "--disable-sliding-window" in arguments and "--interleave-mm-strings" in arguments
+    assert "--trust-remote-code" not in arguments
+    assert value_of(arguments, "--attention-backend") == "FLASH_ATTN"
+    policy = json.loads(value_of(arguments, "--mm-processor-kwargs"))
+    assert policy == {"single": 8, "multi": 4, "adaptive": True}
+
+
+def test_a_flag_of_vllm_given_by_the_user_stands_last() -> None:
+    config = ServeConfig(vllm_args=("--attention-backend", "FLASHINFER", "--max-num-seqs", "3"))
+    arguments = launcher.vllm_arguments(config, A10, REAL)
+    assert value_of(arguments, "--attention-backend") == "FLASHINFER"
+    assert "FLASHINFER" in launcher.summary(config, A10, REAL)
+
+
+@pytest.mark.parametrize(("device", "backend"), [(A10, "FLASH_ATTN"), (T4, "TRITON_ATTN"), (CPU, "CPU_ATTN")])
+def test_the_summary_names_what_runs(device: Device, backend: str) -> None:
+    summary = launcher.summary(ServeConfig(), device, REAL)
+    for word in (device.name, backend, "131072", "16 for one picture", "phi-3.5-vision:ocr"):
+        assert word in summary
+
+
+def test_our_plugins_are_added_to_the_users_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "theirs")
+    names = launcher.environment(CPU)["VLLM_PLUGINS"].split(",")
+    assert names == ["theirs", plugins.GENERAL_PLUGIN, plugins.ENDPOINT_PLUGIN]
+
+
+def test_other_installed_plugins_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    names = launcher.environment(CPU)["VLLM_PLUGINS"].split(",")
+    assert {plugins.GENERAL_PLUGIN, plugins.ENDPOINT_PLUGIN} <= set(names) and len(names) > 2
+
+
+def test_what_the_user_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    assert "VLLM_CPU_KVCACHE_SPACE" not in launcher.environment(CPU)
+
+
+def test_a_taken_port_is_found_before_loading() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UsageError, match="choose another --port"):
+            launcher._check_port("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("missing", ["phi_vision_tasks", "phi_vision_model"])
+def test_without_a_plugin_it_refuses_to_start(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm.plugins
+    from vllm import ModelRegistry
+
+    kept = [n for n in (plugins.GENERAL_PLUGIN, plugins.ENDPOINT_PLUGIN) if n != missing]
+    monkeypatch.setenv("VLLM_PLUGINS", ",".join(kept))
+    monkeypatch.setattr(vllm.plugins, "plugins_loaded", False)
+    monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
+    ModelRegistry.models.pop("Phi3VForCausalLM", None)
+    with pytest.raises(PhiVisionError, match="plugin did not load"):
+        launcher._check_plugins()
+
+
+def test_without_weights_and_hub_the_demo_is_loud(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("empty")))
+    found = find_checkpoint("auto", None)
+    assert found.name == DEMO_NAME and found.aliases == ("phi-3.5-vision",)
+    assert found.banner and "DEMO MODEL" in found.banner and "hub" in found.banner
+    assert found.banner in launcher.summary(ServeConfig(), CPU, found)
+    assert all(len(line) == len(found.banner.splitlines()[0]) for line in found.banner.splitlines())
+
+
+def test_a_chosen_name_replaces_ours_and_its_tasks() -> None:
+    names = launcher.served_names(find_checkpoint("demo", "eyes"))
+    assert names == ["eyes", "eyes:caption", "eyes:ocr", "eyes:vqa"]
+
+
+def test_a_device_that_is_not_here_names_the_remedy() -> None:
+    other = "cuda" if installed_engine() == "cpu" else "cpu"
+    with pytest.raises(UsageError, match=f"make install ACCEL={other}"):
+        find_device(other)

@@ -1,0 +1,90 @@
+"""`phi-vision predict` through a running server."""
+
+import json
+import os
+import subprocess
+import sys
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from phi_vision.tasks import PRESETS
+from serving import Server
+
+IMAGES = Path(__file__).parent / "images"
+INVOICE = str(IMAGES / "invoice.png")
+SCENE = str(IMAGES / "scene.jpg")
+
+
+def predict(server: Server, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "phi_vision", "predict", *arguments]
+    env = {**os.environ, "OPENAI_BASE_URL": server.base_url, **env}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+
+
+def test_json_has_everything(server: Server) -> None:
+    done = predict(server, "--image", INVOICE, "--task", "ocr", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["task"] == "ocr" and result["prompt"] == PRESETS["ocr"].prompt
+    assert result["model"] == "phi-3.5-vision-demo" and "DEMO" in done.stderr
+    assert result["images"] == [{"name": INVOICE, "width": 800, "height": 600, "crops": 16, "tokens": 1921}]
+    assert result["usage"]["prompt_tokens"] > 1921 and result["usage"]["completion_tokens"] > 0
+    assert result["finish_reason"] and result["seconds"] > 0 and isinstance(result["text"], str)
+
+
+def test_txt_is_the_answer_alone(server: Server) -> None:
+    question = ("--image", SCENE, "--task", "vqa", "--prompt", "What is in the sky?")
+    shown = predict(server, *question)
+    as_json = predict(server, *question, "--format", "json")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == json.loads(as_json.stdout)["text"] + "\n"
+
+
+def test_several_pictures_one_by_url(server: Server) -> None:
+    class Folder(SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(IMAGES))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Folder) as host:
+        Thread(target=host.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{host.server_port}/chart.png"
+        done = predict(server, "--image", INVOICE, "--image", url, "--format", "json", "--prompt", "Compare.")
+        host.shutdown()
+    assert done.returncode == 0, done.stderr
+    images = json.loads(done.stdout)["images"]
+    assert [i["name"] for i in images] == [INVOICE, url]
+    assert [i["crops"] for i in images] == [4, 4]
+
+
+@pytest.mark.parametrize("kind", ["txt", "json"])
+def test_output_is_written_whole(server: Server, tmp_path: Path, kind: str) -> None:
+    output = tmp_path / "answer"
+    done = predict(server, "--image", SCENE, "--output", str(output), "--format", kind)
+    assert done.returncode == 0 and not done.stdout
+    assert output.read_text().endswith("\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["answer"]
+    assert kind == "txt" or json.loads(output.read_text())["task"] == "caption"
+
+
+def test_what_the_server_refuses_is_one_line(server: Server) -> None:
+    done = predict(server, *["--image", SCENE] * 7)
+    assert done.returncode == 2
+    assert done.stderr == "phi-vision predict: the server refused: 7 pictures; at most 6 in one request\n"
+
+
+@pytest.mark.slow
+def test_without_a_server_it_starts_its_own_engine(tmp_path: Path) -> None:
+    output = tmp_path / "answer.json"
+    command = [sys.executable, "-m", "phi_vision", "predict", "--image", INVOICE, "--task", "ocr"]
+    command += ["--format", "json", "--output", str(output), "--device", "auto"]
+    env = {k: v for k, v in os.environ.items() if k != "OPENAI_BASE_URL"} | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "starting an engine" in done.stderr and "DEMO" in done.stderr
+    result = json.loads(output.read_text())
+    assert result["images"][0]["tokens"] == 1921
+    assert result["usage"]["completion_tokens"] > 0
