@@ -53,8 +53,16 @@ def test_flags_default_to_the_config() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_crops", 0), ("num_crops", 17), ("num_crops_multi", 17), ("port", 70000), ("max_images", 0)]
-    + [("max_model_len", 1), ("max_model_len", 200000), ("gpu_memory_utilization", 1.5)],
+    [
+        ("num_crops", 0),
+        ("num_crops", 17),
+        ("num_crops_multi", 17),
+        ("port", 70000),
+        ("max_images", 0),
+        ("max_model_len", 1),
+        ("max_model_len", 200000),
+        ("gpu_memory_utilization", 1.5),
+    ],
 )
 def test_settings_out_of_range_name_their_flag(field: str, value: float) -> None:
     with pytest.raises(UsageError, match="--" + field.replace("_", "-")):

@@ -43,8 +43,8 @@ def test_equals_the_original_processor(case: dict) -> None:
 def test_every_size_fits_its_grid(size: tuple[int, int], num_crops: int) -> None:
     grid = crop_grid(*size, num_crops)
     assert 1 <= grid.rows * grid.columns <= num_crops
-    assert 0 <= grid.left and grid.left + grid.resized_width <= grid.width
-    assert 0 <= grid.top and grid.top + grid.resized_height <= grid.height
+    assert grid.left >= 0 and grid.left + grid.resized_width <= grid.width
+    assert grid.top >= 0 and grid.top + grid.resized_height <= grid.height
     canvas = resize_and_pad(Image.new("RGB", size, "navy"), num_crops)
     assert canvas.shape == (3, grid.height, grid.width)
     assert canvas[0].min() == 0  # navy is somewhere: the picture did not vanish
