@@ -1,4 +1,7 @@
-"""Our image embeddings against vLLM's stock class on the same random weights, full CLIP-L tower."""
+"""Our image embeddings against vLLM's stock class on the same random weights.
+
+The tower is CLIP-L's in width, patches and heads, with fewer layers: all 24 take minutes on a CPU.
+"""
 
 from collections.abc import Iterator
 
@@ -16,14 +19,27 @@ from vllm.distributed import (
     init_distributed_environment,
     initialize_model_parallel,
 )
-from vllm.model_executor.models.phi3v import Phi3HDImageEmbedding
+from vllm.model_executor.models import phi3v
 
 pytestmark = pytest.mark.slow
 
-HIDDEN = 64  # of the language model: the projector's width; the tower is the full one
+HIDDEN = 64  # of the language model: the projector's width
+LAYERS = 4  # of the tower
 
 # (width, height, num_crops): landscape, portrait, one crop, and a wide one.
 PICTURES = [(800, 600, 4), (300, 700, 3), (336, 336, 1), (900, 250, 4)]
+
+
+# As in the published config.json: the tower is named, not described.
+PUBLISHED = {"image_dim_out": 1024, "name": "clip_vision_model", "num_img_tokens": 144}
+
+
+def test_the_published_config_means_clip_l_336() -> None:
+    config = Phi3VConfig(img_processor=PUBLISHED)
+    stock = phi3v.CLIP_VIT_LARGE_PATCH14_336_CONFIG
+    assert config.clip_config.to_dict() == stock.to_dict()
+    assert config.clip_layers_used == 23
+    assert config.image_token_id == phi3v._IMAGE_TOKEN_ID == 32044
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +49,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HDImageEm
         hidden_size=HIDDEN,
         num_attention_heads=2,
         num_key_value_heads=2,
-        img_processor={"image_dim_out": 1024, "name": "clip_vision_model", "num_img_tokens": 144},
+        img_processor=PUBLISHED | {"vision_config": {"num_hidden_layers": LAYERS}},
         embd_layer={
             "hd_transform_order": "sub_glb",
             "use_hd_transform": True,
@@ -45,13 +61,18 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HDImageEm
         init_distributed_environment(1, 0, f"file://{rendezvous}", 0, backend="gloo")
         initialize_model_parallel(1)
         torch.manual_seed(0)
-        stock = Phi3HDImageEmbedding(config, quant_config=None, prefix="stock").float()
+        with pytest.MonkeyPatch.context() as patch:  # the stock class reads its tower's size from a constant
+            patch.setattr(phi3v, "CLIP_VIT_LARGE_PATCH14_336_CONFIG", config.clip_config)
+            stock = phi3v.Phi3HDImageEmbedding(config, quant_config=None, prefix="stock").float()
         for name, weight in stock.named_parameters():
             torch.nn.init.normal_(weight, std=0.02 if weight.dim() > 1 else 0.1)
             if name.endswith("norm.weight") or "layer_norm" in name or "layrnorm" in name:
                 weight.data += 1
         ours = HDImageEmbedding(config, quant_config=None, prefix="ours").float()
         ours.load_state_dict(stock.state_dict())
+        for module in [*stock.modules(), *ours.modules()]:
+            if hasattr(module, "quant_method"):  # chooses the kernels, as vLLM does after loading
+                module.quant_method.process_weights_after_loading(module)
         with torch.inference_mode():
             yield ours, stock
     cleanup_dist_env_and_memory()
