@@ -208,7 +208,8 @@ def _ask(base_url: str, task: str, prompt: str | None, pictures: Sequence[Input]
     except openai.APIConnectionError as error:
         raise UsageError(f"no server answers at {base_url}") from error
     except openai.APIError as error:
-        raise UsageError(f"the server refused: {error.message}") from error
+        said = error.body.get("message") if isinstance(error.body, dict) else None
+        raise UsageError(f"the server refused: {said or error.message}") from error
     if show:
         sys.stdout.write("\n")
     return Answer(
