@@ -40,7 +40,7 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other(trap: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log_path = tmp_path_factory.mktemp("other") / "log.txt"
     flags = ["--model", str(trap), "--served-model-name", "eyes", "--api-key", KEY, "--crops", "adaptive"]
-    flags += ["--num-crops", "9", "--num-crops-multi", "2", "--max-model-len", "4096", "--max-num-seqs", "3"]
+    flags += ["--num-crops", "9", "--num-crops-multi", "2", "--max-model-len", "4096", "--max-logprobs", "3"]
     with running_server(log_path, *flags) as running:
         yield running
 
@@ -83,7 +83,10 @@ def test_the_key_is_asked_for(other: Server) -> None:
 
 
 def test_flags_of_vllm_pass_through(other: Server) -> None:
-    assert "max_num_seqs" in other.log and "'max_num_seqs': 3" in other.log
+    ask = other.client(KEY).chat.completions.create
+    assert ask(model="eyes", messages=[user("hi")], max_tokens=1, logprobs=True, top_logprobs=3)
+    with pytest.raises(openai.BadRequestError):
+        ask(model="eyes", messages=[user("hi")], max_tokens=1, logprobs=True, top_logprobs=4)
 
 
 def test_the_original_context_keeps_the_short_factors(other: Server) -> None:
