@@ -217,7 +217,7 @@ def test_preempted_requests_keep_their_mode(
     with ThreadPoolExecutor(len(prompts)) as pool:
         waiting = []
         for prompt in prompts:
-            waiting.append(pool.submit(complete, per_request, prompt, tokens=100))
+            waiting.append(pool.submit(complete, per_request, prompt, tokens=250))
             time.sleep(0.02)  # in this order
         answers = [each.result() for each in waiting]
     assert preemptions(per_request) > before

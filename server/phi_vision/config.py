@@ -84,9 +84,7 @@ class ServeConfig:
         self._check("port", 1, 65535)
         self._check("max_model_len", 64, MODEL_MAX_LEN)
         if self.rope == "short" and self.max_model_len > SHORT_WINDOW:
-            raise UsageError(
-                f"--rope short ends at {SHORT_WINDOW} tokens: add --max-model-len {SHORT_WINDOW}"
-            )
+            raise UsageError(f"--rope short needs a --max-model-len of at most {SHORT_WINDOW}")
         if self.rope == "long" and self.max_model_len <= SHORT_WINDOW:
             raise UsageError(f"--rope long needs a --max-model-len above {SHORT_WINDOW}")
         self._check("num_crops", 1, MAX_NUM_CROPS)
