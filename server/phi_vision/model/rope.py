@@ -17,7 +17,7 @@ from vllm.model_executor.layers.rotary_embedding.phi3_long_rope_scaled_rope impo
     Phi3LongRoPEScaledRotaryEmbedding,
 )
 
-from phi_vision.rope_mode import SHORT_MARK
+from phi_vision.rope_mode import SHORT_MARK, SHORT_WINDOW
 
 MROPE_ROWS = 3  # vLLM's least number of position rows; ours are all equal, and the model reads one
 
@@ -27,9 +27,17 @@ def hold_both_modes(language_model: nn.Module) -> int:
 
     The short half is as long as the long one (25 MB at 131,072 positions in bf16), so no position
     of a short request can reach a long row.
+
+    Raises:
+        ValueError: a checkpoint whose short factors end elsewhere than requests are decided by.
     """
     # One module, shared by all layers.
     (rotary,) = (m for m in language_model.modules() if isinstance(m, Phi3LongRoPEScaledRotaryEmbedding))
+    if rotary.original_max_position_embeddings != SHORT_WINDOW:
+        raise ValueError(
+            f"short factors end at {rotary.original_max_position_embeddings} tokens in this checkpoint, "
+            f"not at {SHORT_WINDOW}: use --rope long"
+        )
     rows = rotary.max_position_embeddings
     old = rotary.long_short_cos_sin_cache
     halves = (

@@ -85,6 +85,14 @@ def test_no_position_of_a_short_request_reads_a_long_row(
         assert angles[row + long_offset] == pytest.approx(row * unscaled / 48, abs=1e-4)
 
 
+def test_refuses_a_checkpoint_with_another_window(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {**config, "original_max_position_embeddings": 8192}
+    with pytest.raises(ValueError, match="8192 tokens in this checkpoint, not at 4096: use --rope long"):
+        rope.hold_both_modes(nn.ModuleList([vllm_module(other, 131072, monkeypatch)]))
+
+
 def test_fixed_modes_leave_vllm_alone() -> None:
     assert Phi3VConfig().mrope_section is None
     assert Phi3VConfig(longrope_per_request=True).mrope_section is not None
