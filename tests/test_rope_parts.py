@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +23,15 @@ from phi_vision.plugins import rope as plugin
 from phi_vision.rope_mode import HEADER, SHORT_MARK, SHORT_WINDOW
 from torch import nn
 from vllm.model_executor.layers.rotary_embedding import phi3_long_rope_scaled_rope as vllm_rope
+from vllm.multimodal.inputs import (
+    MultiModalFeatureSpec,
+    MultiModalKwargsItem,
+    MultiModalKwargsItems,
+    PlaceholderRange,
+)
+from vllm.multimodal.utils import argsort_mm_positions, get_mm_features_in_window, strip_covered_mm_data
 from vllm.sampling_params import SamplingParams
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +124,54 @@ def test_marks_a_short_prompt_and_changes_nothing_else() -> None:
     assert list(marked["mm_kwargs"]) == list(marked["mm_hashes"]) == list(marked["mm_placeholders"])
     assert [(p.offset, p.length) for p in marked["mm_placeholders"][SHORT_MARK]] == [(0, 0)]
     assert "mm_kwargs" not in prompt
+
+
+def test_the_mark_crosses_vllm_unseen_until_positions_are_asked_for() -> None:
+    """What vLLM's engine and runners do with the items of a request, step by step."""
+    image = PlaceholderRange(offset=1, length=313)
+    item = MultiModalKwargsItem.dummy()
+    prompt = {
+        "type": "multimodal",
+        "prompt_token_ids": [1] * 400,
+        "mm_kwargs": MultiModalKwargsItems({"image": [item]}),
+        "mm_hashes": {"image": ["hash"]},
+        "mm_placeholders": {"image": [image]},
+    }
+    marked, _ = plugin.in_mode(prompt, SamplingParams(max_tokens=9), plugin._Note(), max_model_len=16384)
+    order = argsort_mm_positions(marked["mm_placeholders"])
+    assert order == [(SHORT_MARK, 0), ("image", 0)]
+    features = [
+        MultiModalFeatureSpec(
+            data=marked["mm_kwargs"][modality][i],
+            modality=modality,
+            identifier=marked["mm_hashes"][modality][i],
+            mm_position=marked["mm_placeholders"][modality][i],
+        )
+        for modality, i in order
+    ]
+    # From the API's process to the engine's.
+    sent = MsgpackEncoder().encode(features)
+    arrived = MsgpackDecoder(list[MultiModalFeatureSpec]).decode(sent)
+    # No step of the scheduler or a runner has it among its encoder inputs.
+    assert get_mm_features_in_window(arrived, 0, 400) == (1, 2)
+    # Where the prefix cache covers the items, they travel without their data.
+    stripped = strip_covered_mm_data(arrived, 384, uses_mrope=True)
+    for received in (arrived, stripped):
+        assert rope.positions(400, received, long_offset=131072)[1] == 0
+        assert rope.positions(400, received[1:], long_offset=131072)[1] == 131072
+
+
+def test_the_v2_runner_reads_the_same_rows() -> None:
+    script = Path(__file__).with_name("rope_v2.py")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    long = 131072
+    assert json.loads(run.stdout.splitlines()[-1]) == {
+        "prefill": [*range(long, long + 6), *range(5)],
+        "chunk": [3, 4, long + 4, long + 5],
+        "decode": [long + 6, 5],
+        "resumed": list(range(8)),
+    }
 
 
 def test_a_long_prompt_gets_only_its_salt() -> None:
