@@ -20,10 +20,10 @@ import triton.backends
 if not torch.cuda.is_available():
     triton.backends.backends.setdefault("cpu", triton.backends.backends["nvidia"])
 
-from phi_vision.model import rope  # noqa: E402
-from phi_vision.rope_mode import SHORT_MARK  # noqa: E402
-from vllm.v1.worker.gpu import buffer_utils  # noqa: E402
-from vllm.v1.worker.gpu.mm.rope import RopeState  # noqa: E402
+from phi_vision.model import rope
+from phi_vision.rope_mode import SHORT_MARK
+from vllm.v1.worker.gpu import buffer_utils
+from vllm.v1.worker.gpu.mm.rope import RopeState
 
 LONG_OFFSET = 131072
 
