@@ -43,6 +43,23 @@ def test_the_summary_names_what_runs(device: Device, backend: str) -> None:
         assert word in summary
 
 
+@pytest.mark.parametrize(
+    ("rope", "max_model_len", "says", "per_request"),
+    [
+        ("per-request", 131072, "per request: short factors up to 4096 tokens", True),
+        ("per-request", 4096, "short factors for every request", False),
+        ("long", 131072, "long factors for every request", False),
+        ("short", 4096, "short factors for every request", False),
+    ],
+)
+def test_the_rope_mode_is_named_and_handed_on(
+    rope: str, max_model_len: int, says: str, per_request: bool
+) -> None:
+    config = ServeConfig(rope=rope, max_model_len=max_model_len)
+    assert says in launcher.summary(config, A10, REAL)
+    assert launcher.hf_overrides(config) == {"longrope_per_request": per_request}
+
+
 def test_our_plugins_are_added_to_the_users_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "theirs")
     names = launcher.environment(CPU)["VLLM_PLUGINS"].split(",")

@@ -11,6 +11,7 @@ from typing import Any
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import UsageError
 from phi_vision.model.geometry import MAX_NUM_CROPS
+from phi_vision.rope_mode import SHORT_WINDOW
 
 PUBLISHED_MODEL = "microsoft/Phi-3.5-vision-instruct"
 SERVED_NAME = "phi-3.5-vision"
@@ -58,6 +59,12 @@ class ServeConfig:
     max_model_len: int = _setting(
         MODEL_MAX_LEN, "context in tokens, prompt and answer together", unit="TOKENS"
     )
+    rope: str = _setting(
+        "per-request",
+        f"LongRoPE factors: short for requests that end within {SHORT_WINDOW} tokens and long for others, "
+        "as the original model has it, or one set for all",
+        choices=("per-request", "long", "short"),
+    )
     num_crops: int = _setting(CropPolicy.single, "crops for the only picture of a request", unit="N")
     num_crops_multi: int = _setting(
         CropPolicy.multi, "crops for each of several pictures or frames", unit="N"
@@ -76,6 +83,10 @@ class ServeConfig:
     def __post_init__(self) -> None:
         self._check("port", 1, 65535)
         self._check("max_model_len", 64, MODEL_MAX_LEN)
+        if self.rope == "short" and self.max_model_len > SHORT_WINDOW:
+            raise UsageError(f"--rope short needs a --max-model-len of at most {SHORT_WINDOW}")
+        if self.rope == "long" and self.max_model_len <= SHORT_WINDOW:
+            raise UsageError(f"--rope long needs a --max-model-len above {SHORT_WINDOW}")
         self._check("num_crops", 1, MAX_NUM_CROPS)
         self._check("num_crops_multi", 1, MAX_NUM_CROPS)
         self._check("max_images", 1, 1000)
@@ -85,6 +96,11 @@ class ServeConfig:
         if not low <= getattr(self, name) <= high:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} must be from {low} to {high}, not {getattr(self, name)}")
+
+    @property
+    def chooses_rope(self) -> bool:
+        """Whether requests can differ in their LongRoPE factors; if not, vLLM's own choice is right."""
+        return self.rope == "per-request" and self.max_model_len > SHORT_WINDOW
 
     @property
     def crop_policy(self) -> CropPolicy:

@@ -9,14 +9,16 @@ import importlib.metadata
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from phi_vision import plugins, tasks
 from phi_vision.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.hardware import Device, find_device
+from phi_vision.rope_mode import SHORT_WINDOW
 
 _CHAT_TEMPLATE = Path(__file__).parent / "model" / "chat_template.jinja"
 
@@ -41,7 +43,7 @@ def serve(config: ServeConfig) -> None:
     checkpoint = find_checkpoint(config.model, config.served_model_name)
     os.environ.update(environment(device))
     print(summary(config, device, checkpoint), flush=True)
-    _run_vllm(vllm_arguments(config, device, checkpoint))
+    _run_vllm(vllm_arguments(config, device, checkpoint), hf_overrides(config))
 
 
 def environment(device: Device) -> dict[str, str]:
@@ -84,6 +86,11 @@ def vllm_arguments(config: ServeConfig, device: Device, checkpoint: Checkpoint) 
     return arguments + list(config.vllm_args)
 
 
+def hf_overrides(config: ServeConfig) -> dict[str, Any]:
+    """Keys of the model's config that settings decide; a `--hf-overrides` of the user's joins them."""
+    return {"longrope_per_request": config.chooses_rope}
+
+
 def served_names(checkpoint: Checkpoint) -> list[str]:
     """All names of the model; vLLM puts the first into every response."""
     return [name for base in (checkpoint.name, *checkpoint.aliases) for name in tasks.model_names(base)]
@@ -91,20 +98,27 @@ def served_names(checkpoint: Checkpoint) -> list[str]:
 
 def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> str:
     """What will run, as a short table."""
-    long_rope = config.max_model_len > 4096
     crops = f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several"
     rows = {
         "model": f"{checkpoint.name} ({checkpoint.path})",
         "device": f"{device.kind}: {device.name}, {device.memory_bytes / 2**30:.1f} GiB",
         "attention": _given(config.vllm_args, "--attention-backend") or device.attention_backend,
         "context": f"{config.max_model_len} tokens",
-        "rope mode": "long factors for every request" if long_rope else "short factors, as the original's",
+        "rope mode": _rope_mode(config),
         "crops": f"{crops}, {config.crops}",
         "served as": ", ".join(served_names(checkpoint)),
         "listening": f"http://{config.host}:{config.port}/v1",
     }
     table = "\n".join(f"  {name:<10} {value}" for name, value in rows.items())
     return "\n".join(filter(None, ["phi-vision", table, checkpoint.banner]))
+
+
+def _rope_mode(config: ServeConfig) -> str:
+    if config.chooses_rope:
+        return f"per request: short factors up to {SHORT_WINDOW} tokens, long beyond, as the original's"
+    if config.max_model_len > SHORT_WINDOW:
+        return "long factors for every request"
+    return "short factors for every request, as the original's"
 
 
 def _given(arguments: Sequence[str], flag: str) -> str | None:
@@ -143,7 +157,7 @@ def _check_plugins() -> None:
         raise PhiVisionError("the task plugin did not load; see the error above")
 
 
-def _run_vllm(arguments: Sequence[str]) -> None:
+def _run_vllm(arguments: Sequence[str], hf_overrides: Mapping[str, Any]) -> None:
     # vLLM's `vllm` command itself is not used: in the CPU wheel it fails on its own package's metadata.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -151,6 +165,7 @@ def _run_vllm(arguments: Sequence[str]) -> None:
 
     _check_plugins()
     args = make_arg_parser(FlexibleArgumentParser(prog="phi-vision serve")).parse_args(arguments)
+    args.hf_overrides = {**hf_overrides, **args.hf_overrides}
     command = ServeSubcommand()
     command.validate(args)
     command.cmd(args)

@@ -23,7 +23,8 @@ class Phi3VConfig(Phi3Config):
     """`model_type: phi3_v`: Phi-3's text model with a CLIP tower and an HD projector in front.
 
     Two keys that the published config does not have let a checkpoint of the same architecture be
-    small: `image_token_id`, and `img_processor["vision_config"]` (CLIP's own keys).
+    small: `image_token_id`, and `img_processor["vision_config"]` (CLIP's own keys). A third is a
+    setting of the server: `longrope_per_request` (see `rope`).
     """
 
     model_type = "phi3_v"
@@ -31,6 +32,13 @@ class Phi3VConfig(Phi3Config):
     image_token_id: int = 32044
     img_processor: dict[str, Any] | None = None
     embd_layer: dict[str, Any] | None = None
+    longrope_per_request: bool = False
+
+    @property
+    def mrope_section(self) -> list[int] | None:
+        """What vLLM looks for to ask the model for positions: rotary pairs for each row of them."""
+        pairs = self.hidden_size // self.num_attention_heads // 2
+        return [pairs, 0, 0] if self.longrope_per_request else None
 
     @property
     def clip_config(self) -> CLIPVisionConfig:

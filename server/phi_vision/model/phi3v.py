@@ -13,6 +13,7 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.quantization import QuantizationConfig
 from vllm.model_executor.models.clip import CLIPVisionModel
+from vllm.model_executor.models.interfaces import SupportsMRoPE
 from vllm.model_executor.models.phi3v import Phi3VForCausalLM
 from vllm.model_executor.models.utils import (
     AutoWeightsLoader,
@@ -21,7 +22,10 @@ from vllm.model_executor.models.utils import (
     maybe_prefix,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.inputs import MultiModalFeatureSpec
+from vllm.sequence import IntermediateTensors
 
+from phi_vision.model import rope
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import CROP_PX
 from phi_vision.model.hd import views
@@ -91,8 +95,8 @@ class HDImageEmbedding(nn.Module):
 @MULTIMODAL_REGISTRY.register_processor(
     HDMultiModalProcessor, info=HDProcessingInfo, dummy_inputs=HDDummyInputsBuilder
 )
-class PhiVisionForCausalLM(Phi3VForCausalLM):
-    """vLLM's `Phi3VForCausalLM` on our image path."""
+class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
+    """vLLM's `Phi3VForCausalLM` on our image path, with LongRoPE per request where the config says so."""
 
     # vLLM's mapping, but the tower's copy of the token embedding is dropped: it is the text model's own.
     hf_to_vllm_mapper = WeightsMapper(
@@ -118,6 +122,7 @@ class PhiVisionForCausalLM(Phi3VForCausalLM):
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config, prefix="", architectures=["LlamaForCausalLM"]
             )
+        self._long_offset = rope.hold_both_modes(self.language_model) if config.longrope_per_request else 0
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     @property
@@ -130,6 +135,25 @@ class PhiVisionForCausalLM(Phi3VForCausalLM):
     ) -> list[torch.Tensor]:
         """Embed the pictures of one step; `canvas` holds one uint8 (3, H, W) tensor a picture."""
         return [] if canvas is None else self.vision_embed_tokens(list(canvas))
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
+    ) -> tuple[torch.Tensor, int]:
+        """Where in the rotary table a request reads: see `rope.positions`."""
+        return rope.positions(len(input_tokens), mm_features, self._long_offset)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: object,
+    ) -> torch.Tensor | IntermediateTensors:
+        """Hidden states of one step; `positions` is (tokens,), or (3, tokens) with equal rows."""
+        if positions.ndim == 2:
+            positions = positions[0]
+        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load a checkpoint in the published naming."""

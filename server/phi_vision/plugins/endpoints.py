@@ -32,7 +32,7 @@ from phi_vision import tasks
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
 from phi_vision.model.geometry import MAX_NUM_CROPS, num_image_tokens
-from phi_vision.plugins import ENDPOINT_PLUGIN
+from phi_vision.plugins import ENDPOINT_PLUGIN, rope
 
 router = APIRouter()
 
@@ -57,12 +57,16 @@ class TaskEndpoints:
         """Add our routes; vLLM puts them in the place of its own of the same path."""
         app.include_router(router)
         app.add_exception_handler(RequestError, _render)
+        app.add_middleware(rope.RopeHeader)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the chat service once vLLM's own is there."""
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         state.phi_vision = ChatService(state.openai_serving_chat, args)
+        state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
+        if state.phi_vision_rope_per_request:
+            rope.choose_per_request(engine_client)
 
 
 class ChatService:
@@ -176,6 +180,8 @@ async def create_chat_completion(
     service: ChatService = raw_request.app.state.phi_vision
     applied = tasks.apply(body, service.served_names)
     request = _validated(applied.body)
+    asked = request.max_completion_tokens is not None or request.max_tokens is not None
+    rope.note_max_tokens(asked)
     images = await service.fetch(applied.pictures)
     sizes = [(image.width, image.height) for image in images]
     num_crops = service.choose_crops(request.mm_processor_kwargs, applied.pictures, sizes)
