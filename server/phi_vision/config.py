@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import UsageError
 from phi_vision.model.geometry import MAX_NUM_CROPS
+from phi_vision.profiles import PROFILE_NAMES
 
 PUBLISHED_MODEL = "microsoft/Phi-3.5-vision-instruct"
 SERVED_NAME = "phi-3.5-vision"
@@ -55,8 +56,17 @@ class ServeConfig:
     served_model_name: str | None = _setting(
         None, f"name in the API; default {SERVED_NAME}, with the demo {DEMO_NAME}", unit="NAME"
     )
-    max_model_len: int = _setting(
-        MODEL_MAX_LEN, "context in tokens, prompt and answer together", unit="TOKENS"
+    max_model_len: int | None = _setting(
+        None,
+        "context in tokens, prompt and answer together; default auto: what the profile promises, "
+        f"{MODEL_MAX_LEN}, with faithful 4096",
+        unit="auto|TOKENS",
+    )
+    profile: str = _setting(
+        "auto",
+        "how weights and KV cache are held: 'faithful' as published and at most 4096 tokens, 'balanced' in "
+        "eight bits or more, 'long' with the KV cache in four; 'auto' takes the most accurate that fits",
+        choices=PROFILE_NAMES,
     )
     num_crops: int = _setting(CropPolicy.single, "crops for the only picture of a request", unit="N")
     num_crops_multi: int = _setting(
@@ -69,13 +79,14 @@ class ServeConfig:
     )
     max_images: int = _setting(16, "pictures in one request at most", unit="N")
     gpu_memory_utilization: float = _setting(
-        0.92, "share of the GPU's memory that vLLM may take", unit="SHARE"
+        0.92, "share of the device's memory that the server may take", unit="SHARE"
     )
     vllm_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check("port", 1, 65535)
-        self._check("max_model_len", 64, MODEL_MAX_LEN)
+        if self.max_model_len is not None:
+            self._check("max_model_len", 64, MODEL_MAX_LEN)
         self._check("num_crops", 1, MAX_NUM_CROPS)
         self._check("num_crops_multi", 1, MAX_NUM_CROPS)
         self._check("max_images", 1, 1000)
@@ -92,9 +103,17 @@ class ServeConfig:
         return CropPolicy(self.num_crops, self.num_crops_multi, self.crops == "adaptive")
 
 
-def setting_metadata() -> Mapping[str, tuple[type, Any, Mapping[str, Any]]]:
+def _tokens_or_auto(text: str) -> int | None:
+    """A flag's number of tokens; None for `auto`."""
+    return None if text == "auto" else int(text)
+
+
+_tokens_or_auto.__name__ = "number"  # argparse says "invalid number value"
+
+
+def setting_metadata() -> Mapping[str, tuple[Callable[[str], Any], Any, Mapping[str, Any]]]:
     """Each setting of `ServeConfig` that is a flag: name -> (type, default, metadata)."""
-    kinds: dict[str, type] = {"int": int, "float": float}
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "int | None": _tokens_or_auto}
     return {
         f.name: (kinds.get(str(f.type), str), f.default, f.metadata)
         for f in fields(ServeConfig)

@@ -32,7 +32,7 @@ from phi_vision import tasks
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
 from phi_vision.model.geometry import MAX_NUM_CROPS, num_image_tokens
-from phi_vision.plugins import ENDPOINT_PLUGIN
+from phi_vision.plugins import ENDPOINT_PLUGIN, plan_endpoint
 
 router = APIRouter()
 
@@ -56,6 +56,7 @@ class TaskEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes; vLLM puts them in the place of its own of the same path."""
         app.include_router(router)
+        app.include_router(plan_endpoint.router)
         app.add_exception_handler(RequestError, _render)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
@@ -63,6 +64,7 @@ class TaskEndpoints:
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         state.phi_vision = ChatService(state.openai_serving_chat, args)
+        plan_endpoint.report(state, engine_client.vllm_config)
 
 
 class ChatService:
