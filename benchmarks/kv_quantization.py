@@ -68,11 +68,13 @@ def quantize_int4(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def int8_roundtrip(x: torch.Tensor) -> torch.Tensor:
+    """What attention reads back of (..., head)."""
     integers, scale = quantize_int8(x)
     return integers * scale
 
 
 def int4_roundtrip(x: torch.Tensor) -> torch.Tensor:
+    """What attention reads back of (..., head), turned back."""
     integers, scale, zero = quantize_int4(x)
     return single_rht((integers - zero) * scale, inverse=True) / RHT_BLOCK
 
@@ -183,6 +185,7 @@ def run_kernels(kv_dtype: str) -> dict[str, float]:
 
 
 def main() -> None:
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description="Error of quantized KV caches at head size 96.")
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     options = parser.parse_args()
@@ -197,7 +200,9 @@ def main() -> None:
     print(f"{'keys':<14}{'KV cache':<22}{'keys %':>8}{'values %':>10}{'attention %':>13}")
     for kind, rows in errors.items():
         for name, row in rows.items():
-            print(f"{kind:<14}{name:<22}" + "".join(f"{v:>{w}.2f}" for v, w in zip(row.values(), (8, 10, 13))))
+            print(
+                f"{kind:<14}{name:<22}" + "".join(f"{v:>{w}.2f}" for v, w in zip(row.values(), (8, 10, 13)))
+            )
     for name, row in kernels.items():
         print(f"kernels in the interpreter, {name}: {row}")
     result = {

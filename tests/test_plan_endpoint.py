@@ -11,7 +11,9 @@ import pytest
 from serving import Server, running_server
 
 GIB = 1 << 30
-VLLM_SAYS = re.compile(r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens .*: ([\d.]+)x")
+VLLM_SAYS = re.compile(
+    r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens .*: ([\d.]+)x"
+)
 
 
 def plan_of(server: Server) -> dict[str, Any]:

@@ -98,22 +98,24 @@ class ServeConfig:
             raise UsageError(f"{flag} must be from {low} to {high}, not {getattr(self, name)}")
 
     @property
+    def context(self) -> int:
+        """`max_model_len`; where that is still open, what the model was trained for."""
+        return MODEL_MAX_LEN if self.max_model_len is None else self.max_model_len
+
+    @property
     def crop_policy(self) -> CropPolicy:
         """The crops settings as the policy that every route asks."""
         return CropPolicy(self.num_crops, self.num_crops_multi, self.crops == "adaptive")
 
 
-def _tokens_or_auto(text: str) -> int | None:
-    """A flag's number of tokens; None for `auto`."""
+def tokens(text: str) -> int | None:
+    """A flag's number of tokens; None for `auto`. Its name stands in argparse's message."""
     return None if text == "auto" else int(text)
-
-
-_tokens_or_auto.__name__ = "number"  # argparse says "invalid number value"
 
 
 def setting_metadata() -> Mapping[str, tuple[Callable[[str], Any], Any, Mapping[str, Any]]]:
     """Each setting of `ServeConfig` that is a flag: name -> (type, default, metadata)."""
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "int | None": _tokens_or_auto}
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "int | None": tokens}
     return {
         f.name: (kinds.get(str(f.type), str), f.default, f.metadata)
         for f in fields(ServeConfig)

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from phi_vision import planning, plugins, tasks
@@ -41,6 +42,8 @@ def serve(config: ServeConfig) -> None:
     _check_port(config.host, config.port)
     checkpoint = find_checkpoint(config.model, config.served_model_name)
     option = plan(config, device, checkpoint)
+    if option is not None:
+        config = replace(config, max_model_len=option.plan.max_model_len)
     os.environ.update(environment(device, option))
     print(summary(config, device, checkpoint, option), flush=True)
     _run_vllm(vllm_arguments(config, device, checkpoint, option))
@@ -54,12 +57,12 @@ def plan(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> Option 
     return planning.choose(planning.options(config, device, model), device)
 
 
-def environment(device: Device, option: Option | None) -> dict[str, str]:
+def environment(device: Device, option: Option | None = None) -> dict[str, str]:
     """What vLLM and our plugins read from the environment, where the user has not set it."""
     installed = importlib.metadata.entry_points()
     names = [entry.name for group in _FILTERED_GROUPS for entry in installed.select(group=group)]
-    given = os.environ.get("VLLM_PLUGINS")
-    allowed = given.split(",") if given is not None else names
+    chosen = os.environ.get("VLLM_PLUGINS")
+    allowed = chosen.split(",") if chosen is not None else names
     ours = [plugins.GENERAL_PLUGIN, plugins.ENDPOINT_PLUGIN]
     wanted = {"VLLM_PLUGINS": ",".join(dict.fromkeys([*filter(None, allowed), *ours]))}
     defaults = {"VLLM_NO_USAGE_STATS": "1"}
@@ -71,7 +74,7 @@ def environment(device: Device, option: Option | None) -> dict[str, str]:
 
 
 def vllm_arguments(
-    config: ServeConfig, device: Device, checkpoint: Checkpoint, option: Option | None
+    config: ServeConfig, device: Device, checkpoint: Checkpoint, option: Option | None = None
 ) -> list[str]:
     """The `vllm serve` command line. What the user gave of vLLM's own flags stands last and so wins."""
     policy = config.crop_policy
@@ -99,17 +102,16 @@ def served_names(checkpoint: Checkpoint) -> list[str]:
     return [name for base in (checkpoint.name, *checkpoint.aliases) for name in tasks.model_names(base)]
 
 
-def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint, option: Option | None) -> str:
+def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint, option: Option | None = None) -> str:
     """What will run, as a short table."""
-    max_model_len = planning.max_model_len(option, config)
     backend = option.setting.attention_backend(device) if option else device.attention_backend
-    long_rope = max_model_len > 4096
+    long_rope = config.context > 4096
     crops = f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several"
     rows = {
         "model": f"{checkpoint.name} ({checkpoint.path})",
         "device": f"{device.kind}: {device.name}, {device.memory_bytes / 2**30:.1f} GiB",
         "attention": given(config.vllm_args, "--attention-backend") or backend,
-        "context": f"{max_model_len} tokens",
+        "context": f"{config.context} tokens",
         "memory": planning.chosen_line(option) if option else planning.unplanned(config, device),
         "rope mode": "long factors for every request" if long_rope else "short factors, as the original's",
         "crops": f"{crops}, {config.crops}",

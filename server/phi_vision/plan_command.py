@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from phi_vision import planning
@@ -42,10 +43,10 @@ def show_plan(options: argparse.Namespace) -> None:
 
 def commands(option: Option, config: ServeConfig, device: Device, model_path: str) -> dict[str, str]:
     """The command lines that serve this option: ours, and plain vLLM's with phi-vision installed."""
+    config = replace(config, profile=option.profile, max_model_len=option.plan.max_model_len)
     ours = ["phi-vision", "serve"]
-    fixed = {"profile": option.profile, "max_model_len": option.plan.max_model_len}
     for name in SETTINGS:
-        value = fixed.get(name, getattr(config, name))
+        value = getattr(config, name)
         if value != getattr(ServeConfig, name):
             ours += ["--" + name.replace("_", "-"), str(value)]
     crops = max(config.num_crops, config.num_crops_multi)
@@ -90,7 +91,7 @@ def _as_text(
     lines = [
         f"{device.name}: {device.memory_bytes / GIB:.1f} GiB{capability}; "
         f"the server may take {first.budget_bytes / GIB:.1f}",
-        f"{model_path} with a context of {first.max_model_len:,} tokens, {config.num_crops} crops; sizes in GiB",
+        f"{model_path}, context of {first.max_model_len:,} tokens, {config.num_crops} crops; sizes in GiB",
         "",
         f"  {'profile':<9} {'weights':<13} {'KV cache':<19} {'text':>5} {'vision':>6} {'activ.':>6} "
         f"{'runtime':>7} {'KV':>6} {'KiB/token':>9} {'longest':>8} {'pictures':>8}",

@@ -110,6 +110,7 @@ def options(config: ServeConfig, device: Device, model: Dimensions) -> list[Opti
             context_limit=min(model.max_position, _promised_tokens(profile)),
             kv_cap_bytes=_kv_cap_bytes(config, device, model, setting, wanted),
         )
+        _check_space(plan, device)
         found.append(Option(profile, setting, plan))
     if not found:
         raise UsageError(f"nothing of what was asked for runs on {device.name}; choose another --profile")
@@ -167,15 +168,10 @@ def engine_limits(config: ServeConfig, device: Device, max_model_len: int) -> En
     return EngineLimits(min(seqs, tokens), tokens, crops)
 
 
-def max_model_len(option: Option | None, config: ServeConfig) -> int:
-    """The context to serve, in tokens."""
-    return option.plan.max_model_len if option else config.max_model_len or MODEL_MAX_LEN
-
-
 def engine_arguments(option: Option | None, config: ServeConfig, device: Device) -> list[str]:
-    """The flags of `vllm serve` that make the plan come true."""
+    """The flags of `vllm serve` that make the plan come true; `config` has the plan's context."""
     arguments = [
-        *("--max-model-len", str(max_model_len(option, config))),
+        *("--max-model-len", str(config.context)),
         "--disable-sliding-window",  # wider than the context, but it would spoil prefix caching
     ]
     if device.kind == "cuda":
@@ -253,15 +249,31 @@ def _kv_cap_bytes(
     asked = _given_number(config, "--kv-cache-memory-bytes")
     if asked is not None or device.kind != "cpu":
         return asked
-    space = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
-    if space:
-        if not space.isdigit():
-            raise UsageError(f"VLLM_CPU_KVCACHE_SPACE must be whole GiB, not {space!r}")
-        return int(space) * GIB
+    space_gib = _given_space_gib()
+    if space_gib is not None:
+        return space_gib * GIB
     block_tokens = BLOCK_TOKENS[device.kind]
     blocks = _CPU_FULL_REQUESTS * math.ceil(max_model_len / block_tokens) + 1
     need = blocks * block_tokens * kv_bytes_per_token(model, setting.kv_dtype)
     return math.ceil(need / GIB) * GIB
+
+
+def _given_space_gib() -> int | None:
+    """The KV cache of a CPU as the user set it for vLLM."""
+    space = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
+    if not space:
+        return None
+    if not space.isdigit():
+        raise UsageError(f"VLLM_CPU_KVCACHE_SPACE must be whole GiB, not {space!r}")
+    return int(space)
+
+
+def _check_space(plan: MemoryPlan, device: Device) -> None:
+    """Refuse a cache that the user set larger than what is free: the machine would swap."""
+    space_gib = _given_space_gib() if device.kind == "cpu" else None
+    free_gib = plan.kv_available_bytes // GIB
+    if space_gib is not None and free_gib < space_gib:
+        raise UsageError(f"VLLM_CPU_KVCACHE_SPACE is {space_gib} GiB, but only {free_gib} are free for it")
 
 
 def _given_number(config: ServeConfig, flag: str) -> int | None:
