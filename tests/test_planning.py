@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_each_profile_can_be_asked_for() -> None:
     a10 = named_gpu("a10")
     assert chosen(a10, profile="faithful").plan.max_model_len == 4096
     assert chosen(a10, profile="long", max_model_len=8192).setting.kv_dtype == "int4_per_token_head"
-    with pytest.raises(UsageError, match="131,072 tokens does not fit .* --max-model-len 77152 fits"):
+    with pytest.raises(UsageError, match=r"131,072 tokens does not fit .* --max-model-len 77152 fits"):
         chosen(a10, profile="balanced")
     with pytest.raises(UsageError, match="--profile faithful allows 4096 at most"):
         chosen(a10, profile="faithful", max_model_len=8192)
@@ -133,7 +134,7 @@ def test_the_cache_size_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     option = chosen(CPU_24GB, max_model_len=4096)
     assert planning.engine_environment(option, CPU_24GB) == {"VLLM_CPU_KVCACHE_SPACE": "5"}
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "500")
-    with pytest.raises(UsageError, match="VLLM_CPU_KVCACHE_SPACE is 500 GiB, but only .* are free"):
+    with pytest.raises(UsageError, match=r"VLLM_CPU_KVCACHE_SPACE is 500 GiB, but only .* are free"):
         chosen(CPU_24GB, max_model_len=4096)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "lots")
     with pytest.raises(UsageError, match="whole GiB, not 'lots'"):
@@ -147,7 +148,9 @@ def test_flags_for_vllm_restrict_the_choice() -> None:
     limits = ("--max-num-seqs", "4", "--max-num-batched-tokens", "4096")
     plan = chosen(h100, vllm_args=limits).plan
     assert (plan.max_num_seqs, plan.max_num_batched_tokens, plan.pictures_at_once) == (4, 4096, 4)
-    assert chosen(h100, vllm_args=("--kv-cache-memory-bytes", str(50 * GIB))).plan.kv_available_bytes == 50 * GIB
+    assert (
+        chosen(h100, vllm_args=("--kv-cache-memory-bytes", str(50 * GIB))).plan.kv_available_bytes == 50 * GIB
+    )
     with pytest.raises(UsageError, match="runs on NVIDIA A10"):
         chosen(named_gpu("a10"), vllm_args=("--kv-cache-dtype", "fp8"))  # refused below 8.9
     for flag in ("--kv-cache-dtype", "--quantization", "--max-num-seqs"):
@@ -167,7 +170,7 @@ def test_vllm_is_told_what_was_planned() -> None:
     a10 = named_gpu("a10")
     option = chosen(a10)
     arguments = launcher.vllm_arguments(ServeConfig(), a10, REAL, option)
-    pairs = list(zip(arguments, arguments[1:], strict=False))
+    pairs = list(pairwise(arguments))
     assert ("--quantization", "fp8_per_block") in pairs
     assert ("--quantization-config", '{"ignore": ["re:.*vision_embed_tokens.*"]}') in pairs
     assert ("--kv-cache-dtype", "int4_per_token_head") in pairs

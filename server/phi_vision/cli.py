@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from phi_vision.config import DEVICES, ServeConfig, setting_metadata
+from phi_vision.config import DEVICES, PUBLISHED_MODEL, ServeConfig, setting_metadata
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.hardware import GPU_NAMES
 from phi_vision.plan_command import SETTINGS, show_plan
@@ -36,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--gpu", choices=GPU_NAMES, help="a GPU by name; it need not be in this machine")
     plan.add_argument("--vram", type=float, metavar="GIB", help="a GPU by its memory, with --capability")
     plan.add_argument("--capability", metavar="X.Y", help="its CUDA compute capability, for example 8.6")
+    plan.add_argument(
+        "--model",
+        default=PUBLISHED_MODEL,
+        metavar="ID|PATH",
+        help="'demo', a hub id or a folder (default: %(default)s)",
+    )
     _add_settings(plan, SETTINGS)
     plan.add_argument("--json", action="store_true", help="all terms in bytes, for machines")
 

@@ -18,8 +18,8 @@ from phi_vision.hardware import GIB, Device, named_gpu, this_machine
 from phi_vision.memory_plan import PICTURE_PX, PICTURE_TEXT_TOKENS, MemoryPlan
 from phi_vision.planning import Option
 
-# Flags of `serve` that the plan depends on, in the order of its printed command line.
-SETTINGS = ("model", "profile", "max_model_len", "num_crops", "gpu_memory_utilization")
+# Settings of `serve` that the plan depends on, in the order of the printed command line.
+SETTINGS = ("profile", "max_model_len", "num_crops", "gpu_memory_utilization")
 
 
 def show_plan(options: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def show_plan(options: argparse.Namespace) -> None:
     """
     device = _device(options)
     config = ServeConfig(**{name: getattr(options, name) for name in SETTINGS})
-    model_path = _model_path(config.model)
+    model_path = _model_path(options.model)
     found = planning.options(config, device, planning.dimensions_of(model_path))
     chosen = next((option for option in found if option.plan.fits), None)
     if options.json:
@@ -45,6 +45,8 @@ def commands(option: Option, config: ServeConfig, device: Device, model_path: st
     """The command lines that serve this option: ours, and plain vLLM's with phi-vision installed."""
     config = replace(config, profile=option.profile, max_model_len=option.plan.max_model_len)
     ours = ["phi-vision", "serve"]
+    if model_path != PUBLISHED_MODEL:
+        ours += ["--model", model_path]
     for name in SETTINGS:
         value = getattr(config, name)
         if value != getattr(ServeConfig, name):
@@ -74,13 +76,11 @@ def _device(options: argparse.Namespace) -> Device:
 
 
 def _model_path(wanted: str) -> str:
-    if wanted == "auto":
-        return PUBLISHED_MODEL
-    if wanted == "demo":
-        from phi_vision.checkpoint import find_checkpoint  # writes it if it is not there yet
+    if wanted != "demo":
+        return wanted
+    from phi_vision.checkpoint import find_checkpoint  # writes it if it is not there yet
 
-        return find_checkpoint(wanted, None).path
-    return wanted
+    return find_checkpoint(wanted, None).path
 
 
 def _as_text(
