@@ -177,8 +177,14 @@ def test_more_crops_and_bigger_batches_take_more() -> None:
     assert activations_bytes(PHI_3_5_VISION, big) > 2 * activations_bytes(PHI_3_5_VISION, LIMITS)
 
 
-def test_no_room_for_the_cuda_context_is_said() -> None:
-    assert "CUDA context" in a_plan(budget_bytes=22 * GIB, max_model_len=4096).reasons[0]
+def test_what_must_stay_outside_vllms_share() -> None:
+    tight = {"budget_bytes": round(21.5 * GIB), "max_model_len": 4096}
+    assert a_plan(**tight).reasons == ()
+    quantized = a_plan(kv_dtype="int4_per_token_head", **tight)
+    assert quantized.fits
+    assert quantized.reasons == (
+        "0.60 GiB left outside vLLM's share, 0.64 needed: lower --gpu-memory-utilization",
+    )
 
 
 def test_the_plan_is_frozen() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -42,6 +43,32 @@ def assert_agrees(server: Server, *, kv_dtype: str, kv_bytes: int) -> None:
     assert len(logged) == 1
     assert logged[0].count(f"{plan['kv_tokens']:,} tokens") == 2
     assert "off by +0.00 %" in logged[0]
+
+
+def engine_with(num_gpu_blocks: int) -> Any:
+    """What the API process knows of an engine."""
+    cache = SimpleNamespace(
+        num_gpu_blocks=num_gpu_blocks, block_size=16, cache_dtype="auto", kv_cache_max_concurrency=1.5
+    )
+    return SimpleNamespace(cache_config=cache, model_config=SimpleNamespace(max_model_len=64))
+
+
+def test_the_error_is_in_percent_of_what_vllm_has() -> None:
+    from phi_vision.plugins.plan_endpoint import compare  # imports vLLM
+
+    plan = {"kv_tokens": 103 * 16, "kv_bytes_per_token": 1024}
+    body = compare(plan, engine_with(100))
+    assert body["error_percent"] == 3.0
+    assert body["actual"]["kv_tokens"] == 1600 and body["actual"]["kv_bytes"] == 1600 * 1024
+    assert compare(plan, engine_with(0))["error_percent"] is None
+
+
+def test_without_a_plan_only_the_actual_is_shown() -> None:
+    from phi_vision.plugins.plan_endpoint import compare  # imports vLLM
+
+    body = compare(None, engine_with(100))
+    assert body["plan"] is None and body["error_percent"] is None
+    assert body["actual"]["kv_tokens"] == 1600
 
 
 def test_bf16_cache_of_four_full_requests(server: Server) -> None:

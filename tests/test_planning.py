@@ -139,6 +139,8 @@ def test_the_cache_size_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "lots")
     with pytest.raises(UsageError, match="whole GiB, not 'lots'"):
         chosen(CPU_24GB, max_model_len=4096)
+    with pytest.raises(UsageError, match="set VLLM_CPU_KVCACHE_SPACE"):
+        chosen(CPU_24GB, vllm_args=("--kv-cache-memory-bytes", "1"))
 
 
 def test_flags_for_vllm_restrict_the_choice() -> None:
@@ -164,6 +166,8 @@ def test_several_gpus_are_not_planned_and_it_says_so() -> None:
     assert launcher.plan(config, a10, REAL) is None
     assert "one GPU" in launcher.summary(config, a10, REAL)
     assert launcher.plan(ServeConfig(vllm_args=("-tp", "1")), a10, REAL) is not None
+    with pytest.raises(UsageError, match="--profile long needs a memory plan"):
+        launcher.plan(replace(config, profile="long"), a10, REAL)
 
 
 def test_vllm_is_told_what_was_planned() -> None:

@@ -29,8 +29,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-vision"
 
 
-def _setting(default: Any, text: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "unit": unit})
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    unit: str = "",
+    parse: Callable[[str], Any] | None = None,
+) -> Any:
+    metadata = {"help": text, "choices": choices, "unit": unit, "parse": parse}
+    return field(default=default, metadata=metadata)
+
+
+def tokens(text: str) -> int | None:
+    """A flag's number of tokens; None for `auto`. Its name stands in argparse's message."""
+    return None if text == "auto" else int(text)
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class ServeConfig:
         "context in tokens, prompt and answer together; default auto: what the profile promises, "
         f"{MODEL_MAX_LEN}, with faithful 4096",
         unit="auto|TOKENS",
+        parse=tokens,
     )
     profile: str = _setting(
         "auto",
@@ -108,16 +122,11 @@ class ServeConfig:
         return CropPolicy(self.num_crops, self.num_crops_multi, self.crops == "adaptive")
 
 
-def tokens(text: str) -> int | None:
-    """A flag's number of tokens; None for `auto`. Its name stands in argparse's message."""
-    return None if text == "auto" else int(text)
-
-
 def setting_metadata() -> Mapping[str, tuple[Callable[[str], Any], Any, Mapping[str, Any]]]:
     """Each setting of `ServeConfig` that is a flag: name -> (type, default, metadata)."""
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "int | None": tokens}
+    kinds: dict[str, type] = {"int": int, "float": float}
     return {
-        f.name: (kinds.get(str(f.type), str), f.default, f.metadata)
+        f.name: (f.metadata["parse"] or kinds.get(str(f.type), str), f.default, f.metadata)
         for f in fields(ServeConfig)
         if f.metadata
     }

@@ -50,8 +50,15 @@ def serve(config: ServeConfig) -> None:
 
 
 def plan(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> Option | None:
-    """The setting to serve with; None where memory is not planned (see `planning.unplanned`)."""
-    if planning.unplanned(config, device):
+    """The setting to serve with; None where memory is not planned (see `planning.unplanned`).
+
+    Raises:
+        UsageError: nothing that was asked for fits.
+    """
+    reason = planning.unplanned(config, device)
+    if reason and config.profile != "auto":
+        raise UsageError(f"--profile {config.profile} needs a memory plan, but {reason}")
+    if reason:
         return None
     model = planning.dimensions_of(checkpoint.path)
     return planning.choose(planning.options(config, device, model), device)

@@ -180,16 +180,35 @@ def memory_plan(
         picture_kv_bytes=picture_tokens * per_token,
         pictures_at_once=min(limits.max_num_seqs, usable_blocks // picture_blocks),
         fits=longest >= max_model_len,
-        reasons=_reasons(device_kind, total_bytes, budget_bytes, longest, max_model_len),
+        reasons=_reasons(
+            longest,
+            max_model_len,
+            left_bytes=total_bytes - budget_bytes,
+            needed_outside_bytes=outside_bytes(model, kv_dtype, limits) if device_kind == "cuda" else 0,
+        ),
     )
 
 
+def outside_bytes(model: Dimensions, kv_dtype: str, limits: EngineLimits) -> int:
+    """What a GPU must have left outside vLLM's share.
+
+    The CUDA context, and what the per-token-head kinds allocate beside the cache: queries, keys, values
+    and output in float32, rotated. vLLM's profiling run does not see those.
+    """
+    per_head = kv_dtype.endswith("per_token_head")
+    temporaries = 6 * limits.max_num_batched_tokens * model.hidden * FLOAT32_BYTES
+    return CUDA_CONTEXT_BYTES + (temporaries if per_head else 0)
+
+
 def _reasons(
-    device_kind: str, total_bytes: int, budget_bytes: int, longest: int, max_model_len: int
+    longest: int, max_model_len: int, *, left_bytes: int, needed_outside_bytes: int
 ) -> tuple[str, ...]:
     reasons = []
     if longest < max_model_len:
         reasons.append(f"{max_model_len:,} tokens asked for, {longest:,} fit")
-    if device_kind == "cuda" and total_bytes - budget_bytes < CUDA_CONTEXT_BYTES:
-        reasons.append("less than 0.5 GiB left outside vLLM's share for the CUDA context: it may not start")
+    if left_bytes < needed_outside_bytes:
+        needed, left = needed_outside_bytes / GIB, left_bytes / GIB
+        reasons.append(
+            f"{left:.2f} GiB left outside vLLM's share, {needed:.2f} needed: lower --gpu-memory-utilization"
+        )
     return tuple(reasons)

@@ -247,8 +247,10 @@ def _kv_cap_bytes(
 ) -> int | None:
     """The most that the KV cache may take, where that is not all that is left."""
     asked = _given_number(config, "--kv-cache-memory-bytes")
-    if asked is not None or device.kind != "cpu":
+    if device.kind != "cpu":
         return asked
+    if asked is not None:
+        raise UsageError("--kv-cache-memory-bytes: on a CPU set VLLM_CPU_KVCACHE_SPACE in whole GiB instead")
     space_gib = _given_space_gib()
     if space_gib is not None:
         return space_gib * GIB
