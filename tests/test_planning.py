@@ -113,8 +113,11 @@ def test_a_cpu_leaves_memory_to_others() -> None:
     most = chosen(CPU_24GB, max_model_len=16384).plan
     used = sum((most.text_weights_bytes, most.vision_weights_bytes, most.activations_bytes))
     assert used + most.runtime_bytes + most.kv_available_bytes <= 22 * GIB * 0.99
+    assert "--mm-processor-cache-gb" in planning.engine_arguments(option, ServeConfig(), CPU_24GB)
+    more = chosen(CPU_24GB, max_model_len=4096, vllm_args=("--mm-processor-cache-gb", "3"))
+    assert more.plan.runtime_bytes - option.plan.runtime_bytes == 2 * GIB
     busy = replace(CPU_24GB, free_bytes=14 * GIB)
-    assert chosen(busy, max_model_len=4096).plan.kv_available_bytes == 3 * GIB
+    assert chosen(busy, max_model_len=4096).plan.kv_available_bytes == 2 * GIB
     with pytest.raises(UsageError, match="does not fit"):
         chosen(replace(CPU_24GB, free_bytes=11 * GIB), max_model_len=4096)
 

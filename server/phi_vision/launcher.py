@@ -18,7 +18,8 @@ from phi_vision.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.hardware import Device, find_device
-from phi_vision.planning import Option, given
+from phi_vision.planning import Option
+from phi_vision.vllm_flags import given
 
 _CHAT_TEMPLATE = Path(__file__).parent / "model" / "chat_template.jinja"
 

@@ -32,9 +32,10 @@ KV_DTYPES: Mapping[str, tuple[int, int]] = {
 # 128 x 128 block, mxfp4 a byte for each 32 parameters.
 WEIGHTS_BITS: Mapping[str, float] = {"bf16": 16, "fp8_per_block": 8 + 32 / 128**2, "mxfp4": 4 + 8 / 32}
 
-# Kernels, workspaces and CUDA graphs inside vLLM's share of a GPU; and what the server's three
-# processes hold on a CPU beside weights and cache. Assumed for GPUs, measured for the CPU.
-RUNTIME_BYTES: Mapping[str, int] = {"cuda": round(0.85 * GIB), "cpu": round(2.5 * GIB)}
+# Kernels, workspaces and CUDA graphs inside vLLM's share of a GPU: assumed. On a CPU the server's three
+# processes beside weights and caches: 1.5 GiB were measured (benchmarks/cpu_memory.py), the rest is for
+# requests at work.
+RUNTIME_BYTES: Mapping[str, int] = {"cuda": round(0.85 * GIB), "cpu": 2 * GIB}
 CUDA_CONTEXT_BYTES = GIB // 2  # taken outside vLLM's share
 
 BLOCK_TOKENS: Mapping[str, int] = {"cuda": 16, "cpu": 128}  # KV cache block, vLLM's default
@@ -69,7 +70,7 @@ class MemoryPlan:
     text_weights_bytes: int
     vision_weights_bytes: int
     activations_bytes: int
-    runtime_bytes: int
+    runtime_bytes: int  # on a CPU with the cache of processed pictures
     kv_available_bytes: int  # never below zero
     kv_bytes_per_token: int
     block_tokens: int
@@ -124,6 +125,7 @@ def memory_plan(
     max_model_len: int,
     limits: EngineLimits,
     context_limit: int,
+    picture_cache_bytes: int = 0,
     kv_cap_bytes: int | None = None,
 ) -> MemoryPlan:
     """Plan one setting.
@@ -138,12 +140,13 @@ def memory_plan(
         max_model_len: context in tokens that must fit.
         limits: of the engine.
         context_limit: tokens that model and profile allow at most.
+        picture_cache_bytes: vLLM's cache of processed pictures, where it lies in the same memory.
         kv_cap_bytes: the KV cache is no larger than this, even if there is room.
     """
     text = text_weights_bytes(model, weights)
     vision = model.vision_params * BF16_BYTES
     activations = activations_bytes(model, limits)
-    runtime = RUNTIME_BYTES[device_kind]
+    runtime = RUNTIME_BYTES[device_kind] + picture_cache_bytes
     available = max(0, budget_bytes - text - vision - activations - runtime)
     if kv_cap_bytes is not None:
         available = min(available, kv_cap_bytes)

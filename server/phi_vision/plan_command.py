@@ -88,9 +88,10 @@ def _as_text(
 ) -> str:
     first = found[0].plan
     capability = f", compute capability {'.'.join(map(str, device.capability))}" if device.capability else ""
+    free = ", all that is free now" if first.budget_bytes == device.free_bytes else ""
     lines = [
         f"{device.name}: {device.memory_bytes / GIB:.1f} GiB{capability}; "
-        f"the server may take {first.budget_bytes / GIB:.1f}",
+        f"the server may take {first.budget_bytes / GIB:.1f}{free}",
         f"{model_path}, context of {first.max_model_len:,} tokens, {config.num_crops} crops; sizes in GiB",
         "",
         f"  {'profile':<9} {'weights':<13} {'KV cache':<19} {'text':>5} {'vision':>6} {'activ.':>6} "

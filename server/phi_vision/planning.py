@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,13 @@ from phi_vision.memory_plan import (
 )
 from phi_vision.model.dimensions import PHI_3_5_VISION, Dimensions, read_config_json
 from phi_vision.profiles import PROFILES, QUALITY_SECTION, Setting, candidates
+from phi_vision.vllm_flags import cpu_kv_cache_gib, given, given_count, given_gib
 
 # A CPU's memory is not the server's alone: the cache holds this many requests of full length, no more.
 _CPU_FULL_REQUESTS = 4
+
+# vLLM keeps processed pictures in RAM, up to 4 GiB by default: too much where the model is there too.
+_CPU_PICTURE_CACHE_GIB = 1.0
 
 # vLLM's own names of KV dtypes that are the same to us.
 _KV_ALIASES = {"auto": "bf16", "bfloat16": "bf16", "fp8": "fp8_e4m3"}
@@ -46,16 +49,6 @@ class Option:
     def to_json(self) -> dict[str, Any]:
         """The plan's fields and the profile's name."""
         return {"profile": self.profile, **asdict(self.plan)}
-
-
-def given(arguments: Sequence[str], *flags: str) -> str | None:
-    """The value of a vLLM flag as the user gave it; the last one wins, as in vLLM."""
-    value = None
-    for i, argument in enumerate(arguments):
-        name, equals, rest = argument.partition("=")
-        if name in flags:
-            value = rest if equals else arguments[i + 1] if i + 1 < len(arguments) else None
-    return value
 
 
 def dimensions_of(path: str) -> Dimensions:
@@ -108,6 +101,7 @@ def options(config: ServeConfig, device: Device, model: Dimensions) -> list[Opti
             max_model_len=wanted,
             limits=limits,
             context_limit=min(model.max_position, _promised_tokens(profile)),
+            picture_cache_bytes=round(_picture_cache_gib(config) * GIB) if device.kind == "cpu" else 0,
             kv_cap_bytes=_kv_cap_bytes(config, device, model, setting, wanted),
         )
         _check_space(plan, device)
@@ -162,8 +156,8 @@ def engine_limits(config: ServeConfig, device: Device, max_model_len: int) -> En
         tokens, seqs = 8192, 1024
     else:
         tokens, seqs = 2048, 256
-    seqs = _given_number(config, "--max-num-seqs") or seqs
-    tokens = _given_number(config, "--max-num-batched-tokens") or min(tokens, seqs * max_model_len)
+    seqs = given_count(config.vllm_args, "--max-num-seqs") or seqs
+    tokens = given_count(config.vllm_args, "--max-num-batched-tokens") or min(tokens, seqs * max_model_len)
     crops = max(config.num_crops, config.num_crops_multi)
     return EngineLimits(min(seqs, tokens), tokens, crops)
 
@@ -178,6 +172,8 @@ def engine_arguments(option: Option | None, config: ServeConfig, device: Device)
         backend = option.setting.attention_backend(device) if option else device.attention_backend
         arguments += ["--attention-backend", backend]
         arguments += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+    if device.kind == "cpu":
+        arguments += ["--mm-processor-cache-gb", f"{_picture_cache_gib(config):g}"]
     if option is None:
         return arguments
     setting, plan = option.setting, option.plan
@@ -246,12 +242,12 @@ def _kv_cap_bytes(
     config: ServeConfig, device: Device, model: Dimensions, setting: Setting, max_model_len: int
 ) -> int | None:
     """The most that the KV cache may take, where that is not all that is left."""
-    asked = _given_number(config, "--kv-cache-memory-bytes")
+    asked = given_count(config.vllm_args, "--kv-cache-memory-bytes")
     if device.kind != "cpu":
         return asked
     if asked is not None:
         raise UsageError("--kv-cache-memory-bytes: on a CPU set VLLM_CPU_KVCACHE_SPACE in whole GiB instead")
-    space_gib = _given_space_gib()
+    space_gib = cpu_kv_cache_gib()
     if space_gib is not None:
         return space_gib * GIB
     block_tokens = BLOCK_TOKENS[device.kind]
@@ -260,28 +256,14 @@ def _kv_cap_bytes(
     return math.ceil(need / GIB) * GIB
 
 
-def _given_space_gib() -> int | None:
-    """The KV cache of a CPU as the user set it for vLLM."""
-    space = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
-    if not space:
-        return None
-    if not space.isdigit():
-        raise UsageError(f"VLLM_CPU_KVCACHE_SPACE must be whole GiB, not {space!r}")
-    return int(space)
+def _picture_cache_gib(config: ServeConfig) -> float:
+    asked = given_gib(config.vllm_args, "--mm-processor-cache-gb")
+    return _CPU_PICTURE_CACHE_GIB if asked is None else asked
 
 
 def _check_space(plan: MemoryPlan, device: Device) -> None:
     """Refuse a cache that the user set larger than what is free: the machine would swap."""
-    space_gib = _given_space_gib() if device.kind == "cpu" else None
+    space_gib = cpu_kv_cache_gib() if device.kind == "cpu" else None
     free_gib = plan.kv_available_bytes // GIB
     if space_gib is not None and free_gib < space_gib:
         raise UsageError(f"VLLM_CPU_KVCACHE_SPACE is {space_gib} GiB, but only {free_gib} are free for it")
-
-
-def _given_number(config: ServeConfig, flag: str) -> int | None:
-    value = given(config.vllm_args, flag)
-    if value is None:
-        return None
-    if not value.isdigit() or value == "0":
-        raise UsageError(f"{flag} must be a plain positive number here, not {value}")
-    return int(value)
