@@ -296,3 +296,51 @@ def _demo() -> Path:
     from phi_vision.model.demo import demo_checkpoint
 
     return demo_checkpoint()
+
+
+def test_the_readme_shows_what_the_commands_say() -> None:
+    root = Path(__file__).parent.parent
+    readme = "".join(path.read_text() for path in sorted(root.glob("README*.md")))
+    assert run("plan", "--gpu", "a10").stdout.strip() in readme
+    script = [sys.executable, str(root / "benchmarks" / "context_table.py")]
+    assert subprocess.run(script, capture_output=True, text=True, check=True).stdout.strip() in readme
+    shown_help = subprocess.run(
+        [sys.executable, "-m", "phi_vision", "plan", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert shown_help.stdout.strip() in readme
+    figures = json.loads((root / "benchmarks" / "results" / "kv_quantization.json").read_text())["errors"]
+    for name, plain in figures["gaussian"].items():
+        outliers = figures["outlier_keys"][name]
+        cells = (
+            plain["keys_percent"],
+            plain["attention_percent"],
+            outliers["keys_percent"],
+            outliers["attention_percent"],
+        )
+        assert f"| {name} | " + " | ".join(f"{cell:.2f} %" for cell in cells) + " |" in readme
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_vllm_understands_the_flags_of_each_setting(profile: str) -> None:
+    from vllm.config.quantization import resolve_quantization_config
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
+
+    h100 = named_gpu("h100")
+    config = ServeConfig(profile=profile, max_model_len=4096)
+    for option in planning.options(config, h100, PHI_3_5_VISION):
+        arguments = planning.engine_arguments(option, config, h100)
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args([PUBLISHED_MODEL, *arguments])
+        assert args.max_model_len == 4096 and args.disable_sliding_window
+        resolved = resolve_quantization_config(args.quantization, args.quantization_config)
+        if option.setting.weights == "bf16":
+            assert resolved is None
+        else:
+            assert resolved.linear is not None and resolved.ignore == ["re:.*vision_embed_tokens.*"]
+        if args.attention_backend == "TRITON_ATTN":
+            assert args.kv_cache_dtype in TritonAttentionBackend.supported_kv_cache_dtypes
