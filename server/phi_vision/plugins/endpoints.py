@@ -32,7 +32,7 @@ from phi_vision import tasks
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
 from phi_vision.model.geometry import MAX_NUM_CROPS, num_image_tokens
-from phi_vision.plugins import ENDPOINT_PLUGIN, rope
+from phi_vision.plugins import ENDPOINT_PLUGIN, plan_endpoint, rope
 
 router = APIRouter()
 
@@ -56,6 +56,7 @@ class TaskEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes; vLLM puts them in the place of its own of the same path."""
         app.include_router(router)
+        app.include_router(plan_endpoint.router)
         app.add_exception_handler(RequestError, _render)
         app.add_middleware(rope.RopeHeader)
 
@@ -67,6 +68,7 @@ class TaskEndpoints:
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
             rope.choose_per_request(engine_client)
+        plan_endpoint.report(state, engine_client.vllm_config)
 
 
 class ChatService:
