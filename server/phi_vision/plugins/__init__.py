@@ -6,6 +6,7 @@ from typing import Any
 
 GENERAL_PLUGIN = "phi_vision_model"
 ENDPOINT_PLUGIN = "phi_vision_tasks"
+MEDIA_CONNECTOR = "phi_vision"
 
 
 def register_model() -> None:
@@ -14,6 +15,7 @@ def register_model() -> None:
     from vllm import ModelRegistry
 
     from phi_vision.model.config import Phi3VConfig
+    from phi_vision.plugins import media  # noqa: F401  (registers the connector)
 
     AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig, exist_ok=True)
     ModelRegistry.register_model("Phi3VForCausalLM", "phi_vision.model.phi3v:PhiVisionForCausalLM")
