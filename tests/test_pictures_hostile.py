@@ -32,7 +32,12 @@ def png(width: int, height: int, body: bytes = b"") -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(body))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(100_000, 100_000), (1001, 1000), (2**31 - 1, 2**31 - 1)])
@@ -55,7 +60,9 @@ def test_a_bomb_within_the_cap_is_just_a_picture() -> None:
     assert decode(bomb, LIMITS).size == (1000, 1000)
 
 
-@pytest.mark.parametrize(("size", "good"), [((1, 100), True), ((1, 101), False), ((505, 5), False), ((5, 500), True)])
+@pytest.mark.parametrize(
+    ("size", "good"), [((1, 100), True), ((1, 101), False), ((505, 5), False), ((5, 500), True)]
+)
 def test_slivers(size: tuple[int, int], good: bool) -> None:
     data = encoded(Image.new("RGB", size))
     if good:
@@ -131,7 +138,9 @@ def test_pictures_are_turned_upright_and_bad_metadata_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     assert decode(encoded(GOOD, "JPEG", exif=exif), LIMITS).size == (GOOD.height, GOOD.width)
-    assert decode(encoded(GOOD, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"), LIMITS).size == GOOD.size
+    assert (
+        decode(encoded(GOOD, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"), LIMITS).size == GOOD.size
+    )
 
 
 def pool_with(monkeypatch: pytest.MonkeyPatch, first_worker: str) -> DecoderPool:

@@ -269,14 +269,15 @@ def test_a_private_network_is_reached_only_when_named(connections: list[Any]) ->
 
 def test_only_allowed_hosts_are_asked() -> None:
     limits = FetchLimits(100_000, 5, LOOPBACK, allowed_hosts=["good.example"])
-    assert (
-        get(OK, limits, "http://good.example:{port}/", good_example=[["127.0.0.1"]]) == BODY
-    )
+    assert get(OK, limits, "http://good.example:{port}/", good_example=[["127.0.0.1"]]) == BODY
     with pytest.raises(FetchRefused, match="only these hosts"):
         get(OK, limits, "http://bad.example:{port}/", bad_example=[["127.0.0.1"]])
     with pytest.raises(FetchRefused, match="only these hosts"):
         get(
-            redirect("http://bad.example/"), limits, "http://good.example:{port}/", good_example=[["127.0.0.1"]]
+            redirect("http://bad.example/"),
+            limits,
+            "http://good.example:{port}/",
+            good_example=[["127.0.0.1"]],
         )
 
 

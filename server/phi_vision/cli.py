@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, or 2 when the user can mend what is wrong."""
+    """Run a command; the exit code is 0, 2 when the user can mend what is wrong, else 3."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
     if rest and options.command != "serve":
@@ -80,5 +80,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except PhiVisionError as error:
         print(f"phi-vision {options.command}: {error}", file=sys.stderr)
-        return UsageError.exit_code
+        return error.exit_code
     return 0

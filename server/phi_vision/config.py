@@ -124,13 +124,15 @@ class ServeConfig:
             raise UsageError(f"{flag} must be from {low} to {high}, not {getattr(self, name)}")
 
     @property
-    def media(self) -> MediaSettings:
-        """The settings about pictures, in pixels, bytes and seconds."""
-        return MediaSettings(
+    def guard(self) -> GuardSettings:
+        """The limits in pixels, bytes and seconds."""
+        return GuardSettings(
             max_pixels=int(self.max_image_megapixels * 1e6),
             max_bytes=int(self.max_image_mb * 1e6),
             timeout_s=self.media_timeout_s,
             allowed_networks=self.allow_private_media,
+            max_body_bytes=int(self.max_body_mb * 1e6),
+            max_requests=self.max_num_queued_reqs,
         )
 
     @property
@@ -140,25 +142,27 @@ class ServeConfig:
 
 
 @dataclass(frozen=True)
-class MediaSettings:
-    """The flags about pictures, as the processes that read pictures get them."""
+class GuardSettings:
+    """The limits, as vLLM's processes get them: they see our environment, not our command line."""
 
-    max_pixels: int
-    max_bytes: int
-    timeout_s: float
-    allowed_networks: str  # with commas
+    max_pixels: int  # of one picture
+    max_bytes: int  # of one picture's file
+    timeout_s: float  # to fetch it
+    allowed_networks: str  # private ones, with commas
+    max_body_bytes: int
+    max_requests: int | None
 
-    _VARIABLE: ClassVar[str] = "PHI_VISION_MEDIA"
+    _VARIABLE: ClassVar[str] = "PHI_VISION_GUARD"
 
     def to_environment(self) -> dict[str, str]:
         """The variable that `from_environment` reads."""
         return {self._VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
-    def from_environment(cls) -> MediaSettings:
+    def from_environment(cls) -> GuardSettings:
         """What the launcher set, else the defaults."""
         given = os.environ.get(cls._VARIABLE)
-        return ServeConfig().media if given is None else cls(**json.loads(given))
+        return ServeConfig().guard if given is None else cls(**json.loads(given))
 
 
 def setting_metadata() -> Mapping[str, tuple[type, Any, Mapping[str, Any]]]:

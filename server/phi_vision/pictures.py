@@ -7,7 +7,7 @@ import io
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow's other decoders are rarely looked at
 MAX_ASPECT_RATIO = 100  # of the longer side to the shorter; more is a sliver of less than a patch
@@ -44,7 +44,7 @@ def decode(data: bytes, limits: PictureLimits) -> Image.Image:
                 return _rgb(opened)
         except PictureRefused:
             raise
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise PictureRefused(f"it is none of {', '.join(FORMATS)}") from None
         except MemoryError:
             raise PictureRefused("decoding it needs too much memory") from None

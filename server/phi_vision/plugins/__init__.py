@@ -15,7 +15,9 @@ def register_model() -> None:
     from vllm import ModelRegistry
 
     from phi_vision.model.config import Phi3VConfig
-    from phi_vision.plugins import media  # noqa: F401  (registers the connector)
+    from phi_vision.plugins import media, start_faults  # noqa: F401  (media registers the connector)
+
+    start_faults.watch()
 
     AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig, exist_ok=True)
     ModelRegistry.register_model("Phi3VForCausalLM", "phi_vision.model.phi3v:PhiVisionForCausalLM")

@@ -10,7 +10,7 @@ import asyncio
 import copy
 import json
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import vllm.envs as envs
@@ -29,10 +29,13 @@ from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
 from phi_vision import tasks
+from phi_vision.config import GuardSettings
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
-from phi_vision.model.geometry import MAX_NUM_CROPS, num_image_tokens
-from phi_vision.plugins import ENDPOINT_PLUGIN
+from phi_vision.model.geometry import CROP_PX, MAX_NUM_CROPS, num_image_tokens
+from phi_vision.plugins import ENDPOINT_PLUGIN, health
+from phi_vision.plugins.lifecycle import Lifecycle, default_max_requests
+from phi_vision.plugins.limits import RequestLimits, check_shape, error_response
 
 router = APIRouter()
 
@@ -56,13 +59,20 @@ class TaskEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes; vLLM puts them in the place of its own of the same path."""
         app.include_router(router)
+        app.include_router(health.router)
+        app.add_middleware(RequestLimits)
         app.add_exception_handler(RequestError, _render)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the chat service once vLLM's own is there."""
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
-        state.phi_vision = ChatService(state.openai_serving_chat, args)
+        state.phi_vision = service = ChatService(state.openai_serving_chat, args)
+        config = engine_client.vllm_config
+        max_requests = GuardSettings.from_environment().max_requests
+        if max_requests is None:
+            max_requests = default_max_requests(config, service.tokens_per_request)
+        state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
 
 
 class ChatService:
@@ -84,6 +94,7 @@ class ChatService:
         trusted = copy.copy(handler)
         trusted.online_renderer = copy.copy(handler.online_renderer)
         trusted.online_renderer.trust_request_mm_kwargs = True
+        trusted.online_renderer.render_chat = _then_release_pictures(trusted.online_renderer.render_chat)
         self._handlers: dict[str | None, OpenAIServingChat] = {None: trusted}
         tokenizer = handler.renderer.get_tokenizer()
         for task, preset in tasks.PRESETS.items():
@@ -101,6 +112,12 @@ class ChatService:
         """vLLM's handler with this task's defaults."""
         return self._handlers[task]
 
+    @property
+    def tokens_per_request(self) -> int:
+        """What an ordinary request takes of the KV cache: one picture and a preset's answer."""
+        picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
+        return picture + tasks.Preset.max_tokens
+
     async def fetch(self, pictures: Sequence[tasks.Picture]) -> list[Any]:
         """Fetch and decode the pictures, all at once; PIL images in vLLM's wrapper.
 
@@ -114,11 +131,10 @@ class ChatService:
         fetching = (self._connector.fetch_image_async(picture.url) for picture in pictures)
         images = await asyncio.gather(*fetching, return_exceptions=True)
         for picture, image in zip(pictures, images, strict=True):
-            if isinstance(image, asyncio.CancelledError):
-                raise image
+            if isinstance(image, RequestError):
+                raise RequestError(str(image), param=picture.param, status=image.status) from image
             if isinstance(image, BaseException):
-                reason = str(image) or type(image).__name__
-                raise RequestError(f"the picture cannot be read: {reason}", param=picture.param) from image
+                raise image
         return images
 
     def choose_crops(
@@ -154,6 +170,7 @@ async def _json_body(raw_request: Request) -> dict[str, Any]:
         raise RequestError("the body must be a JSON object")
     if unknown := sorted(set(body) - _KNOWN_FIELDS):
         raise RequestError(f"unknown field {unknown[0]!r}", param=unknown[0])
+    check_shape(body)
     return body
 
 
@@ -181,6 +198,7 @@ async def create_chat_completion(
     num_crops = service.choose_crops(request.mm_processor_kwargs, applied.pictures, sizes)
     _put_images(request, images)
     request.mm_processor_kwargs = {"num_crops": num_crops} if images else None
+    del images
 
     answer = await service.handler(applied.task).create_chat_completion(request, raw_request)
 
@@ -219,6 +237,20 @@ def _put_images(request: ChatCompletionRequest, images: Sequence[Any]) -> None:
             ]
 
 
+def _then_release_pictures(render_chat: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """vLLM keeps a request until it is answered; decoded pictures would fill the memory meanwhile."""
+
+    async def render(request: ChatCompletionRequest, **options: Any) -> Any:
+        rendered = await render_chat(request, **options)
+        for message in request.messages:
+            content = message.get("content")
+            if isinstance(content, list):
+                message["content"] = [part for part in content if part["type"] != "image_pil"]
+        return rendered
+
+    return render
+
+
 def _headers(task: str | None, num_crops: Sequence[int], tokens: Sequence[int]) -> dict[str, str]:
     """What was used: one number a picture, in the order of the prompt."""
     headers = {"x-phi-vision-task": task} if task else {}
@@ -230,4 +262,4 @@ def _headers(task: str | None, num_crops: Sequence[int], tokens: Sequence[int]) 
 
 async def _render(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)  # registered for this class alone
-    return JSONResponse(error.body(), status_code=error.status)
+    return error_response(error)

@@ -21,7 +21,7 @@ from vllm.multimodal.media import MediaWithBytes
 from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.multimodal.media.image import ImageMediaIO
 
-from phi_vision.config import MediaSettings
+from phi_vision.config import GuardSettings
 from phi_vision.decoding import DecoderPool
 from phi_vision.errors import RequestError
 from phi_vision.pictures import PictureLimits, PictureRefused
@@ -39,7 +39,7 @@ _DECODED_AS = {"image_mode": "RGB", "rgba_background_color": (255, 255, 255)}  #
 class _Decoder:
     """The decoders of this process, and how many bytes of their pictures are still alive."""
 
-    def __init__(self, settings: MediaSettings) -> None:
+    def __init__(self, settings: GuardSettings) -> None:
         workers = min(_MAX_WORKERS, os.cpu_count() or 1)
         self.pool = DecoderPool(PictureLimits(settings.max_pixels), workers)
         self._alive_bytes = 0
@@ -65,8 +65,8 @@ class _Decoder:
 
 
 @functools.cache
-def _settings() -> MediaSettings:
-    return MediaSettings.from_environment()
+def _settings() -> GuardSettings:
+    return GuardSettings.from_environment()
 
 
 @functools.cache
