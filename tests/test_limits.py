@@ -51,9 +51,7 @@ def test_a_body_over_the_cap_is_413_on_every_route(post: Any, path: str, announc
 
 
 def test_a_body_that_announces_too_much_is_not_read(server: Server) -> None:
-    request = httpx.Request(
-        "POST", server.url + CHAT, content=b"{}", headers={"Content-Length": str(10**15)}
-    )
+    request = httpx.Request("POST", server.url + CHAT, content=b"{}", headers={"Content-Length": str(10**15)})
     with httpx.Client(timeout=20) as http:
         error_of(http.send(request), 413)
 
@@ -75,7 +73,9 @@ def test_counts(post: Any, name: str) -> None:
 
 @pytest.mark.parametrize("depth", [65, 5_000, 200_000])
 def test_depth(post: Any, depth: int) -> None:
-    nested = b'{"messages": [{"role": "user", "content": "x"}], "tools": ' + b"[" * depth + b"]" * depth + b"}"
+    nested = (
+        b'{"messages": [{"role": "user", "content": "x"}], "tools": ' + b"[" * depth + b"]" * depth + b"}"
+    )
     error_of(post(CHAT, content=nested, headers={"Content-Type": "application/json"}), 400)
     error_of(post("/v1/completions", content=nested, headers={"Content-Type": "application/json"}), 400)
 
@@ -92,12 +92,16 @@ def test_private_addresses_are_refused_on_every_route(post: Any, url: str) -> No
         "/tokenize": chat,
         "/v1/chat/completions/render": chat,
         "/v1/responses": {
-            "input": [{"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "low"}]}]
+            "input": [
+                {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "low"}]}
+            ]
         },
         "/v1/messages": {
             "model": "phi-3.5-vision",
             "max_tokens": 4,
-            "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": url}}]}],
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": url}}]}
+            ],
         },
     }
     for path, body in elsewhere.items():
@@ -122,7 +126,9 @@ TEXT = st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=
 IMAGE_URL = st.sampled_from([PHOTO["image_url"]["url"], "data:image/png;base64,AAAA", "http://10.0.0.1/", ""])
 IMAGE = st.fixed_dictionaries(
     {"type": st.just("image_url")},
-    optional={"image_url": st.fixed_dictionaries({"url": IMAGE_URL | JSON}, optional={"detail": JSON}) | JSON},
+    optional={
+        "image_url": st.fixed_dictionaries({"url": IMAGE_URL | JSON}, optional={"detail": JSON}) | JSON
+    },
 )
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "tool", "developer"]) | JSON},
@@ -201,7 +207,9 @@ def test_random_bytes_are_refused(post: Any) -> None:
     check()
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data; boundary=x", "", "application/xml"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "multipart/form-data; boundary=x", "", "application/xml"]
+)
 def test_other_content_types(post: Any, content_type: str) -> None:
     answer = post(CHAT, content=b'{"messages": []}', headers={"Content-Type": content_type})
     assert 400 <= answer.status_code < 500

@@ -14,8 +14,8 @@ class PhiVisionError(Exception):
 _KINDS = {404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 
 
-class RequestError(PhiVisionError):
-    """A request that cannot be served, in OpenAI's terms.
+class RequestError(PhiVisionError, ValueError):
+    """A request that cannot be served, in OpenAI's terms. A ValueError, which vLLM's routes answer with 400.
 
     Args:
         message: what is wrong with it.

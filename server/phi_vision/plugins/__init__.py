@@ -15,8 +15,9 @@ def register_model() -> None:
     from vllm import ModelRegistry
 
     from phi_vision.model.config import Phi3VConfig
-    from phi_vision.plugins import media, start_faults  # noqa: F401  (media registers the connector)
+    from phi_vision.plugins import log_redaction, media, start_faults  # noqa: F401  (media registers itself)
 
+    log_redaction.install()
     start_faults.watch()
 
     AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig, exist_ok=True)

@@ -10,7 +10,8 @@ import asyncio
 import copy
 import json
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import vllm.envs as envs
@@ -38,6 +39,8 @@ from phi_vision.plugins.lifecycle import Lifecycle, default_max_requests
 from phi_vision.plugins.limits import RequestLimits, check_shape, error_response
 
 router = APIRouter()
+
+_pictures: ContextVar[Sequence[Any]] = ContextVar("pictures", default=())  # of the request at hand
 
 _REQUEST_SCHEMA = "#/components/schemas/ChatCompletionRequest"  # vLLM's routes define it
 
@@ -94,7 +97,7 @@ class ChatService:
         trusted = copy.copy(handler)
         trusted.online_renderer = copy.copy(handler.online_renderer)
         trusted.online_renderer.trust_request_mm_kwargs = True
-        trusted.online_renderer.render_chat = _then_release_pictures(trusted.online_renderer.render_chat)
+        trusted.online_renderer.render_chat = _with_pictures(trusted.online_renderer.render_chat)
         self._handlers: dict[str | None, OpenAIServingChat] = {None: trusted}
         tokenizer = handler.renderer.get_tokenizer()
         for task, preset in tasks.PRESETS.items():
@@ -162,8 +165,11 @@ async def show_tasks() -> JSONResponse:
 
 async def _json_body(raw_request: Request) -> dict[str, Any]:
     """The request's JSON object. Read before the handler runs, as `with_cancellation` needs it."""
+    raw = await raw_request.body()
     try:
-        body = json.loads(await raw_request.body())
+        body = json.loads(raw)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
@@ -196,9 +202,9 @@ async def create_chat_completion(
     images = await service.fetch(applied.pictures)
     sizes = [(image.width, image.height) for image in images]
     num_crops = service.choose_crops(request.mm_processor_kwargs, applied.pictures, sizes)
-    _put_images(request, images)
     request.mm_processor_kwargs = {"num_crops": num_crops} if images else None
-    del images
+    _pictures.set(images)
+    del images  # decoded pictures are large, and only needed until they are rendered
 
     answer = await service.handler(applied.task).create_chat_completion(request, raw_request)
 
@@ -225,30 +231,33 @@ def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:
         raise RequestError(f"{param or 'the request'}: {first['msg']}", param=param) from error
 
 
-def _put_images(request: ChatCompletionRequest, images: Sequence[Any]) -> None:
-    """Set the fetched pictures in place of their URLs, in order, so that vLLM fetches none again."""
-    waiting = iter(images)
-    for message in request.messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            message["content"] = [
-                {"type": "image_pil", "image_pil": next(waiting)} if part["type"] == "image_url" else part
-                for part in content
-            ]
+def _with_pictures(render_chat: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Have vLLM render the pictures fetched here, in order, in place of their URLs.
 
-
-def _then_release_pictures(render_chat: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """vLLM keeps a request until it is answered; decoded pictures would fill the memory meanwhile."""
+    They stand in the request only meanwhile: vLLM logs it before and keeps it until it is answered.
+    """
 
     async def render(request: ChatCompletionRequest, **options: Any) -> Any:
-        rendered = await render_chat(request, **options)
-        for message in request.messages:
-            content = message.get("content")
-            if isinstance(content, list):
-                message["content"] = [part for part in content if part["type"] != "image_pil"]
-        return rendered
+        as_sent, waiting = request.messages, iter(_pictures.get())
+        request.messages = [_with_images(message, waiting) for message in as_sent]
+        _pictures.set(())
+        try:
+            return await render_chat(request, **options)
+        finally:
+            request.messages = as_sent
 
     return render
+
+
+def _with_images(message: Any, waiting: Iterator[Any]) -> Any:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    parts = [
+        {"type": "image_pil", "image_pil": next(waiting)} if part["type"] == "image_url" else part
+        for part in content
+    ]
+    return {**message, "content": parts}
 
 
 def _headers(task: str | None, num_crops: Sequence[int], tokens: Sequence[int]) -> dict[str, str]:
