@@ -26,7 +26,8 @@ def seed_files() -> list[tuple[str, bytes]]:
         ("GIF", "P", {}), ("GIF", "P", {"save_all": True, "append_images": frames}),
         ("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}),
         ("WEBP", "RGB", {"save_all": True, "append_images": frames}),
-        ("TIFF", "RGB", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"}), ("TIFF", "L", {"compression": "jpeg"}),
+        ("TIFF", "RGB", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"}), ("TIFF", "L",
+         {"compression": "jpeg"}),
         ("TIFF", "RGB", {"compression": "tiff_deflate"}), ("TIFF", "1", {"compression": "group4"}),
         ("BMP", "RGB", {}), ("BMP", "P", {}), ("BMP", "1", {}),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A start that fails: one line that says what to do, exit code 2 (3 when it is not the user's), no traceback."""
+"""A start that fails: one line with a remedy, exit code 2 (3 when it is not the user's), no traceback."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_networks_that_are_none(networks: str) -> None:
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "lower --max-model-len", 2),
         ("ValueError: No available memory for the cache blocks.", "lower --max-model-len", 2),
         ("OSError: [Errno 28] No space left on device", "the disk is full", 2),
-        ("SafetensorError: Error while deserializing header", "get them again", 2),
+        ("SafetensorError: Error while deserializing header", "download them again", 2),
         ("RuntimeError: The NVIDIA driver on your system is too old", "install an NVIDIA driver", 2),
         ("KeyError: 'a bug of ours\nin two lines'", "--log-level debug tells more", 3),
     ],

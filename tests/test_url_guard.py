@@ -62,7 +62,8 @@ NOT_FETCHED = [
     "dict://127.0.0.1:11211/stat", "ws://127.0.0.1/", "unix:///var/run/docker.sock", "javascript:alert(1)",
     "jar:http://127.0.0.1!/x", "http://", "http:///x", "http://[::1", "http://127.0.0.1:99999/",
     "http://user@127.0.0.1/", "http://user:password@127.0.0.1/", "http://example.com@127.0.0.1/",
-    "http+unix://%2Fvar%2Frun%2Fdocker.sock/", "//127.0.0.1/x", "http://exa mple/", "http://127.0.0.1/" + "x" * 9000,
+    "http+unix://%2Fvar%2Frun%2Fdocker.sock/", "//127.0.0.1/x", "http://exa mple/",
+    "http://127.0.0.1/" + "x" * 9000,
 ]  # fmt: skip
 
 
@@ -340,9 +341,11 @@ def test_one_deadline_for_all_of_it(where: str) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [b"", b"\x00" * 100, b"HTTP/9.9 200\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 9000,
+    [b"", b"\x00" * 100, b"HTTP/9.9 200\r\n\r\n", b"SSH-2.0-OpenSSH\r\n",
+     b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 9000,
      b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort",
-     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000],
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000],
 )  # fmt: skip
 def test_nonsense_answers_are_refused(reply: bytes) -> None:
     with pytest.raises(FetchRefused, match="cannot be reached"):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from phi_vision.config import DEVICES, ServeConfig, setting_metadata
-from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.errors import PhiVisionError
 from phi_vision.tasks import PRESETS
 
 

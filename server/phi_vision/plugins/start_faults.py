@@ -6,6 +6,7 @@ So that process leaves the cause in a file that the launcher named. `--log-level
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -20,15 +21,22 @@ _MAX_CHARS = 600
 
 # What the cause looks like -> what to do. All of these are the user's to mend; others are not.
 _REMEDIES = (
-    (r"out of memory|OutOfMemory|MemoryError|[Cc]annot allocate memory|No available memory|exit code -9",
-     "not enough memory: lower --max-model-len, or free memory that other programs hold"),
+    (
+        r"out of memory|OutOfMemory|MemoryError|[Cc]annot allocate memory|No available memory|exit code -9",
+        "not enough memory: lower --max-model-len, or free memory that other programs hold",
+    ),
     (r"KV cache|max_model_len|max seq len", "lower --max-model-len"),
-    (r"No space left on device|Disk quota", "the disk is full: free some space, or set HF_HOME and PHI_VISION_CACHE"),
-    (r"SafetensorError|safetensors|\.bin\b|weights", "the weights are incomplete or damaged: get them again"),
-    (r"CUDA driver|NVIDIA driver|no CUDA|libcuda", "install an NVIDIA driver, or run with --device cpu"),
-    (r"huggingface\.co|offline mode|Repository Not Found|RepositoryNotFound|gated repo",
-     "the hub does not give the model: check the name, the network and HF_TOKEN, or give a folder"),
-)  # fmt: skip
+    (
+        r"No space left on device|Disk quota",
+        "the disk is full: free some space, or set HF_HOME and PHI_VISION_CACHE",
+    ),
+    (r"SafetensorError|safetensors|weights", "the weights are incomplete or damaged: download them again"),
+    (r"NVIDIA driver|CUDA driver|no CUDA|libcuda", "install an NVIDIA driver, or run with --device cpu"),
+    (
+        r"huggingface\.co|offline mode|Repository Not Found|gated repo",
+        "the hub does not give the model: check its name, the network and HF_TOKEN, or name a folder",
+    ),
+)
 
 
 class _LeaveCause(logging.Filter):
@@ -43,7 +51,7 @@ class _LeaveCause(logging.Filter):
             path.write_text(f"{type(error).__name__}: {error}")
         if logging.getLogger("vllm").isEnabledFor(logging.DEBUG):
             return True
-        sys.stderr = open(os.devnull, "w")  # this process ends now, with the same traceback once more
+        sys.stderr = io.StringIO()  # this process ends now, with the same traceback once more
         return False
 
 
