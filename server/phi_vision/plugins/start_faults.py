@@ -63,12 +63,13 @@ def watch() -> None:
 
 
 def explained(error: BaseException, cause_path: Path) -> PhiVisionError:
-    """The error of a failed start, with its cause and what to do about it."""
+    """The error that ended vLLM's server, with its cause and what to do about it."""
     cause = cause_path.read_text() if cause_path.exists() else f"{type(error).__name__}: {error}"
     if killed := re.search(r"Failed core proc\(s\): .*?: -(\d+)", cause):
         cause = f"the engine's process was killed (exit code -{killed[1]})"
     line = " ".join(cause.split())[:_MAX_CHARS]
+    what = "the engine did not start" if "Engine core init" in str(error) else "the server ended"
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, line):
-            return UsageError(f"the engine did not start: {remedy} ({line})")
-    return PhiVisionError(f"the engine did not start: {line}; --log-level debug tells more")
+            return UsageError(f"{what}: {remedy} ({line})")
+    return PhiVisionError(f"{what}: {line}; --log-level debug tells more")
