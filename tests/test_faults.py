@@ -154,6 +154,22 @@ def test_no_key_and_no_picture_in_the_log(guarded: Server) -> None:
     assert not [raw[i : i + 100] for i in range(0, len(raw) - 100, 50) if raw[i : i + 100] in log]
 
 
+def test_nothing_is_done_without_the_key(guarded: Server) -> None:
+    """Every route that takes a request, vLLM's too: `/invocations` and `/tokenize` are open in vLLM."""
+    paths = httpx.get(f"{guarded.url}/openapi.json", timeout=30).json()["paths"]
+    working = [path for path, methods in paths.items() if set(methods) - {"get"}]
+    assert {"/v1/chat/completions", "/tokenize", "/invocations"} <= set(working)
+    for path in working:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
+            answer = httpx.post(guarded.url + path.format(response_id="x"), json={}, headers=headers)
+            assert answer.status_code == 401, path
+    for path in ("/v1/models", "/v1/tasks"):
+        assert httpx.get(guarded.url + path).status_code == 401
+    with pytest.raises(openai.AuthenticationError):
+        guarded.client("wrong").models.list()
+    assert guarded.client(KEY).models.list().data
+
+
 def test_overload_is_429_at_once_and_the_accepted_are_served(guarded: Server) -> None:
     client = guarded.client(KEY)
     alone = time.monotonic()

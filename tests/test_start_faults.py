@@ -80,6 +80,18 @@ def test_a_cache_that_cannot_be_written_is_one_line() -> None:
     assert "set PHI_VISION_CACHE" in result.stderr
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing_half(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the write fails in the middle."""
+    command = f"ulimit -f 100; exec {sys.executable} -m phi_vision serve --model demo --port 18998"
+    env = {**os.environ, "PHI_VISION_CACHE": str(tmp_path)}
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, env=env, check=False
+    )
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert "the demo model cannot be written" in result.stderr
+    assert list(tmp_path.iterdir()) == []  # the next start writes it anew
+
+
 def test_a_key_file_that_is_missing_or_empty_is_one_line(tmp_path: Path) -> None:
     empty = tmp_path / "keys"
     empty.write_text("\n \n")

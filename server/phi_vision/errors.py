@@ -11,7 +11,12 @@ class PhiVisionError(Exception):
     exit_code = 3
 
 
-_KINDS = {404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+_KINDS = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
 
 
 class RequestError(PhiVisionError, ValueError):

@@ -35,6 +35,7 @@ from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
 from phi_vision.model.geometry import CROP_PX, MAX_NUM_CROPS, num_image_tokens
 from phi_vision.plugins import ENDPOINT_PLUGIN, health
+from phi_vision.plugins.access import KeyForAllWork
 from phi_vision.plugins.lifecycle import Lifecycle, default_max_requests
 from phi_vision.plugins.limits import RequestLimits, check_shape, error_response
 
@@ -64,6 +65,8 @@ class TaskEndpoints:
         app.include_router(router)
         app.include_router(health.router)
         app.add_middleware(RequestLimits)
+        if keys := app.state.args.api_key:
+            app.add_middleware(KeyForAllWork, tokens=keys)  # around the limits: strangers get no further
         app.add_exception_handler(RequestError, _render)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:

@@ -14,6 +14,8 @@ from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
 from phi_vision.plugins.lifecycle import Lifecycle
 
+READING = ("GET", "HEAD", "OPTIONS")  # methods that bring no work
+
 BODY_TIMEOUT_S = 60  # to send a request's body
 MAX_JSON_VALUES = 500_000  # a full context of token ids is 131,072; each value costs up to 100 bytes
 MAX_JSON_DEPTH = 64
@@ -39,7 +41,7 @@ class RequestLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http" or scope["method"] in READING:
             await self.app(scope, receive, send)
             return
         lifecycle: Lifecycle = scope["app"].state.phi_vision_lifecycle
