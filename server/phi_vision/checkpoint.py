@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +44,47 @@ def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
     if wanted == "demo":
         return _demo(served_name, "You asked for it with --model demo.")
     if wanted == "auto":
-        if _is_cached(PUBLISHED_MODEL) or _hub_answers(PUBLISHED_MODEL):
-            return Checkpoint(PUBLISHED_MODEL, served_name or SERVED_NAME)
+        if (path := _hub_or_cache(PUBLISHED_MODEL)) is not None:
+            return Checkpoint(path, served_name or SERVED_NAME)
         return _demo(served_name, "The weights are not cached here and no hub answers.")
     folder = Path(wanted).expanduser()
     if folder.exists() or wanted.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise UsageError(f"--model {wanted}: no config.json in that folder")
+        check_weights(folder)
         return Checkpoint(str(folder), served_name or SERVED_NAME)
-    return Checkpoint(wanted, served_name or SERVED_NAME)
+    return Checkpoint(_hub_or_cache(wanted) or wanted, served_name or SERVED_NAME)
+
+
+def check_weights(folder: Path) -> None:
+    """Find what a broken download leaves, before a minute of loading does.
+
+    Raises:
+        UsageError: no weights, a file that the index names but is not there, or one that is cut short.
+    """
+    files = set(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
+        if not files:
+            raise UsageError(f"{folder} holds no *.safetensors file: download the weights")
+        for file in sorted(files):
+            _check_safetensors(file)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(f"the weights in {folder} cannot be read: {error}; download them again") from error
+
+
+def _check_safetensors(file: Path) -> None:
+    """The header says how long the file must be: 8 bytes, the header, then the tensors."""
+    with file.open("rb") as opened:
+        header_bytes = int.from_bytes(opened.read(8), "little")
+        size = file.stat().st_size
+        header = json.loads(opened.read(min(header_bytes, size)))
+    tensors = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    wanted = 8 + header_bytes + max(tensors, default=0)
+    if size != wanted:
+        raise UsageError(f"{file} is incomplete: {size} of {wanted} bytes; download it again")
 
 
 def _demo(served_name: str | None, reason: str) -> Checkpoint:
@@ -66,16 +99,25 @@ def _demo(served_name: str | None, reason: str) -> Checkpoint:
     return Checkpoint(str(path), served_name or DEMO_NAME, aliases, reason)
 
 
-def _is_cached(repo_id: str) -> bool:
-    """Whether the whole repository is in the Hugging Face cache."""
+def _hub_or_cache(repo_id: str) -> str | None:
+    """The repository itself if the hub answers, else its folder in the Hugging Face cache, if complete."""
+    if _hub_answers(repo_id):
+        return repo_id
+    snapshot = _cached(repo_id)
+    return None if snapshot is None else str(snapshot)
+
+
+def _cached(repo_id: str) -> Path | None:
+    """The folder of a repository that is whole in the Hugging Face cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         snapshot = Path(snapshot_download(repo_id, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
-        return False
-    return (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
+        return None
+    whole = (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
+    return snapshot if whole else None
 
 
 def _hub_answers(repo_id: str) -> bool:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from phi_vision.config import DEVICES, PUBLISHED_MODEL, ServeConfig, setting_metadata
-from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.errors import PhiVisionError
 from phi_vision.hardware import GPU_NAMES
 from phi_vision.plan_command import SETTINGS, show_plan
 from phi_vision.tasks import PRESETS
@@ -88,7 +88,7 @@ def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, or 2 when the user can mend what is wrong."""
+    """Run a command; the exit code is 0, 2 when the user can mend what is wrong, else 3."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
     if rest and options.command != "serve":
@@ -109,5 +109,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except PhiVisionError as error:
         print(f"phi-vision {options.command}: {error}", file=sys.stderr)
-        return UsageError.exit_code
+        return error.exit_code
     return 0

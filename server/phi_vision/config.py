@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import UsageError
@@ -65,8 +67,12 @@ class ServeConfig:
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for all", unit="ADDRESS")
     port: int = _setting(8000, "port to listen on", unit="N")
     api_key: str | None = _setting(
-        None, "key that clients must send; none: open to all who reach it", unit="KEY"
+        None,
+        "key that clients must send, visible in the process list; better --api-key-file or $VLLM_API_KEY; "
+        "none: open to all who reach it",
+        unit="KEY",
     )
+    api_key_file: str | None = _setting(None, "file with one key a line", unit="FILE")
     served_model_name: str | None = _setting(
         None, f"name in the API; default {SERVED_NAME}, with the demo {DEMO_NAME}", unit="NAME"
     )
@@ -102,6 +108,26 @@ class ServeConfig:
     gpu_memory_utilization: float = _setting(
         0.92, "share of the device's memory that the server may take", unit="SHARE"
     )
+    max_image_megapixels: float = _setting(50.0, "pixels of one picture at most, in millions", unit="N")
+    max_image_mb: float = _setting(20.0, "size of one picture file at most, in millions of bytes", unit="N")
+    media_timeout_s: float = _setting(
+        10.0, "time to fetch one picture from its URL, redirects included", unit="SECONDS"
+    )
+    allow_private_media: str = _setting(
+        "",
+        "networks with commas (10.1.0.0/16,fd00::/8) from which pictures may be fetched although they are "
+        "not public; default none",
+        unit="NETWORKS",
+    )
+    max_body_mb: float = _setting(64.0, "size of one request at most, in millions of bytes", unit="N")
+    max_num_queued_reqs: int | None = _setting(
+        None,
+        "requests at work or waiting at most, the next one gets 429; default: twice what the KV cache holds",
+        unit="N",
+    )
+    shutdown_timeout: int = _setting(
+        30, "time that running requests get to finish after SIGTERM", unit="SECONDS"
+    )
     vllm_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -116,6 +142,17 @@ class ServeConfig:
         self._check("num_crops_multi", 1, MAX_NUM_CROPS)
         self._check("max_images", 1, 1000)
         self._check("gpu_memory_utilization", 0.05, 1.0)
+        self._check("max_image_megapixels", 0.01, 1000)
+        self._check("max_image_mb", 0.01, 1000)
+        self._check("media_timeout_s", 0.1, 600)
+        self._check("max_body_mb", 0.01, 2000)
+        self._check("shutdown_timeout", 0, 3600)
+        if self.max_num_queued_reqs is not None:
+            self._check("max_num_queued_reqs", 1, 100_000)
+        try:
+            [ipaddress.ip_network(n.strip()) for n in self.allow_private_media.split(",") if n.strip()]
+        except ValueError as error:
+            raise UsageError(f"--allow-private-media: {error}") from error
 
     def _check(self, name: str, low: float, high: float) -> None:
         if not low <= getattr(self, name) <= high:
@@ -133,14 +170,50 @@ class ServeConfig:
         return self.rope == "per-request" and self.context > SHORT_WINDOW
 
     @property
+    def guard(self) -> GuardSettings:
+        """The limits in pixels, bytes and seconds."""
+        return GuardSettings(
+            max_pixels=int(self.max_image_megapixels * 1e6),
+            max_bytes=int(self.max_image_mb * 1e6),
+            timeout_s=self.media_timeout_s,
+            allowed_networks=self.allow_private_media,
+            max_body_bytes=int(self.max_body_mb * 1e6),
+            max_requests=self.max_num_queued_reqs,
+        )
+
+    @property
     def crop_policy(self) -> CropPolicy:
         """The crops settings as the policy that every route asks."""
         return CropPolicy(self.num_crops, self.num_crops_multi, self.crops == "adaptive")
 
 
+@dataclass(frozen=True)
+class GuardSettings:
+    """The limits, as vLLM's processes get them: they see our environment, not our command line."""
+
+    max_pixels: int  # of one picture
+    max_bytes: int  # of one picture's file
+    timeout_s: float  # to fetch it
+    allowed_networks: str  # private ones, with commas
+    max_body_bytes: int
+    max_requests: int | None
+
+    _VARIABLE: ClassVar[str] = "PHI_VISION_GUARD"
+
+    def to_environment(self) -> dict[str, str]:
+        """The variable that `from_environment` reads."""
+        return {self._VARIABLE: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_environment(cls) -> GuardSettings:
+        """What the launcher set, else the defaults."""
+        given = os.environ.get(cls._VARIABLE)
+        return ServeConfig().guard if given is None else cls(**json.loads(given))
+
+
 def setting_metadata() -> Mapping[str, tuple[Callable[[str], Any], Any, Mapping[str, Any]]]:
     """Each setting of `ServeConfig` that is a flag: name -> (type, default, metadata)."""
-    kinds: dict[str, type] = {"int": int, "float": float}
+    kinds: dict[str, type] = {"int": int, "int | None": int, "float": float}
     return {
         f.name: (f.metadata["parse"] or kinds.get(str(f.type), str), f.default, f.metadata)
         for f in fields(ServeConfig)

@@ -6,27 +6,52 @@ from typing import Any
 
 
 class PhiVisionError(Exception):
-    """Base of the errors that users cause or can mend; the message says what to do."""
+    """Base of our errors; the message says what to do. A command that ends with one has exit code 3."""
+
+    exit_code = 3
 
 
-class RequestError(PhiVisionError):
-    """A request that cannot be served, in OpenAI's terms.
+_KINDS = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+
+
+class RequestError(PhiVisionError, ValueError):
+    """A request that cannot be served, in OpenAI's terms. A ValueError, which vLLM's routes answer with 400.
 
     Args:
         message: what is wrong with it.
         param: the field at fault, for example `messages[0].content[1].image_url`.
-        status: HTTP status, 4xx.
+        status: HTTP status, 4xx; 503 while the server stops.
+        retry_after_s: when the same request may be served.
     """
 
-    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+    exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int = 400,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.status = status
+        self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
         """The JSON body in OpenAI's error shape; `code` repeats the status, as vLLM's errors do."""
-        kind = "not_found_error" if self.status == 404 else "invalid_request_error"
+        kind = _KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.status}}
+
+    def headers(self) -> dict[str, str]:
+        """HTTP headers; clients wait as long as they are told."""
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
 
 class UsageError(PhiVisionError):

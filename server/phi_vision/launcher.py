@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,8 @@ from phi_vision.rope_mode import SHORT_WINDOW
 from phi_vision.vllm_flags import given
 
 _CHAT_TEMPLATE = Path(__file__).parent / "model" / "chat_template.jinja"
+
+_MAX_CHOICES = 16  # `n` of one request; each is a sequence of its own in the KV cache
 
 # Groups of vLLM plugins that its `VLLM_PLUGINS` list filters. Ours must be named there, because
 # endpoint plugins load only by name; so all others that are installed are named with them.
@@ -43,13 +47,34 @@ def serve(config: ServeConfig) -> None:
     """
     device = find_device(config.device)
     _check_port(config.host, config.port)
+    keys = api_keys(config)
     checkpoint = find_checkpoint(config.model, config.served_model_name)
     option = plan(config, device, checkpoint)
     if option is not None:
         config = replace(config, max_model_len=option.plan.max_model_len)
-    os.environ.update(environment(device, option))
-    print(summary(config, device, checkpoint, option), flush=True)
-    _run_vllm(vllm_arguments(config, device, checkpoint, option), hf_overrides(config))
+    os.environ.update(environment(device, option) | config.guard.to_environment())
+    print(summary(config, device, checkpoint, option, keyed=bool(keys)), flush=True)
+    _run_vllm(vllm_arguments(config, device, checkpoint, option), hf_overrides(config), keys)
+
+
+def api_keys(config: ServeConfig) -> list[str]:
+    """The keys that clients may send; none: open to all.
+
+    Raises:
+        UsageError: a key was meant to be set, but is not there.
+    """
+    keys = [] if config.api_key is None else [config.api_key]
+    if config.api_key_file is not None:
+        try:
+            lines = Path(config.api_key_file).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--api-key-file {config.api_key_file} cannot be read: {error}") from error
+        keys += [line.strip() for line in lines if line.strip()] or [""]
+    elif config.api_key is None and "VLLM_API_KEY" in os.environ:
+        keys = [os.environ["VLLM_API_KEY"]]
+    if "" in keys:
+        raise UsageError("the API key is empty: put one into --api-key-file, or give none at all")
+    return keys
 
 
 def plan(config: ServeConfig, device: Device, checkpoint: Checkpoint) -> Option | None:
@@ -75,7 +100,11 @@ def environment(device: Device, option: Option | None = None) -> dict[str, str]:
     allowed = chosen.split(",") if chosen is not None else names
     ours = [plugins.GENERAL_PLUGIN, plugins.ENDPOINT_PLUGIN]
     wanted = {"VLLM_PLUGINS": ",".join(dict.fromkeys([*filter(None, allowed), *ours]))}
-    defaults = {"VLLM_NO_USAGE_STATS": "1"}
+    wanted["VLLM_MEDIA_CONNECTOR"] = plugins.MEDIA_CONNECTOR
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_MAX_N_SEQUENCES": str(_MAX_CHOICES),
+    }
     if option is not None:
         # Not through vLLM's --additional-config: a plan there would be part of the key of its compile cache.
         wanted[plugins.PLAN_VARIABLE] = json.dumps(option.to_json())
@@ -97,10 +126,9 @@ def vllm_arguments(
         "--interleave-mm-strings",  # pictures stay where they stand between texts
         *("--chat-template", str(_CHAT_TEMPLATE)),
         *("--chat-template-content-format", "string"),
+        *("--shutdown-timeout", str(config.shutdown_timeout)),
         *planning.engine_arguments(option, config, device),
     ]
-    if config.api_key is not None:
-        arguments += ["--api-key", config.api_key]
     if device.kind == "cpu":
         arguments += ["--enforce-eager"]  # compiling takes minutes and gains little on a CPU
     arguments += ["--served-model-name", *served_names(checkpoint)]
@@ -117,7 +145,14 @@ def served_names(checkpoint: Checkpoint) -> list[str]:
     return [name for base in (checkpoint.name, *checkpoint.aliases) for name in tasks.model_names(base)]
 
 
-def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint, option: Option | None = None) -> str:
+def summary(
+    config: ServeConfig,
+    device: Device,
+    checkpoint: Checkpoint,
+    option: Option | None = None,
+    *,
+    keyed: bool = False,
+) -> str:
     """What will run, as a short table."""
     backend = option.setting.attention_backend(device) if option else device.attention_backend
     crops = f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several"
@@ -131,6 +166,7 @@ def summary(config: ServeConfig, device: Device, checkpoint: Checkpoint, option:
         "crops": f"{crops}, {config.crops}",
         "served as": ", ".join(served_names(checkpoint)),
         "listening": f"http://{config.host}:{config.port}/v1",
+        "access": "with a key" if keyed else "open to all who reach it",
     }
     table = "\n".join(f"  {name:<10} {value}" for name, value in rows.items())
     return "\n".join(filter(None, ["phi-vision", table, checkpoint.banner]))
@@ -170,15 +206,32 @@ def _check_plugins() -> None:
         raise PhiVisionError("the task plugin did not load; see the error above")
 
 
-def _run_vllm(arguments: Sequence[str], hf_overrides: Mapping[str, Any]) -> None:
+def _run_vllm(arguments: Sequence[str], hf_overrides: Mapping[str, Any], keys: Sequence[str]) -> None:
     # vLLM's `vllm` command itself is not used: in the CPU wheel it fails on its own package's metadata.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.logger import configure_logging_from_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    _check_plugins()
+    from phi_vision.plugins import lifecycle, start_faults
+
     args = make_arg_parser(FlexibleArgumentParser(prog="phi-vision serve")).parse_args(arguments)
     args.hf_overrides = {**hf_overrides, **args.hf_overrides}
-    command = ServeSubcommand()
-    command.validate(args)
-    command.cmd(args)
+    configure_logging_from_args(args)
+    args.api_key = list(keys) or None  # never on a command line, where others could read it
+    os.environ.pop("VLLM_API_KEY", None)  # nor in the environment of other processes
+    with tempfile.TemporaryDirectory(prefix="phi-vision-") as folder:
+        cause = Path(folder) / "cause"
+        os.environ[start_faults.VARIABLE] = str(cause)
+        try:
+            _check_plugins()
+            command = ServeSubcommand()
+            command.validate(args)
+            command.cmd(args)
+        except PhiVisionError:
+            raise
+        except Exception as error:
+            logging.getLogger("vllm").debug("the start failed", exc_info=error)
+            raise start_faults.explained(error, cause) from error
+    if not lifecycle.stop_was_requested():
+        raise PhiVisionError("the engine's process died; its last words stand above. Start again")

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -189,8 +190,8 @@ def demo_checkpoint() -> Path:
             write_checkpoint(draft)
             draft.chmod(0o755)
             os.rename(draft, target)
-        except OSError:
+        except (OSError, SafetensorError) as error:  # the latter on a full disk
             shutil.rmtree(draft, ignore_errors=True)
             if not target.exists():
-                raise
+                raise OSError(str(error)) from error
     return target

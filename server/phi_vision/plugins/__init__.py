@@ -7,6 +7,7 @@ from typing import Any
 GENERAL_PLUGIN = "phi_vision_model"
 ENDPOINT_PLUGIN = "phi_vision_tasks"
 PLAN_VARIABLE = "PHI_VISION_PLAN"  # environment: the launcher's memory plan as JSON, for `plan_endpoint`
+MEDIA_CONNECTOR = "phi_vision"
 
 
 def register_model() -> None:
@@ -15,6 +16,10 @@ def register_model() -> None:
     from vllm import ModelRegistry
 
     from phi_vision.model.config import Phi3VConfig
+    from phi_vision.plugins import log_redaction, media, start_faults  # noqa: F401  (media registers itself)
+
+    log_redaction.install()
+    start_faults.watch()
 
     AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig, exist_ok=True)
     ModelRegistry.register_model("Phi3VForCausalLM", "phi_vision.model.phi3v:PhiVisionForCausalLM")

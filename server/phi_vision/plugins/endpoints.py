@@ -10,7 +10,8 @@ import asyncio
 import copy
 import json
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import vllm.envs as envs
@@ -29,12 +30,18 @@ from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
 from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
 from phi_vision import tasks
+from phi_vision.config import GuardSettings
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
-from phi_vision.model.geometry import MAX_NUM_CROPS, num_image_tokens
-from phi_vision.plugins import ENDPOINT_PLUGIN, plan_endpoint, rope
+from phi_vision.model.geometry import CROP_PX, MAX_NUM_CROPS, num_image_tokens
+from phi_vision.plugins import ENDPOINT_PLUGIN, health, plan_endpoint, rope
+from phi_vision.plugins.access import KeyForAllWork
+from phi_vision.plugins.lifecycle import Lifecycle, default_max_requests
+from phi_vision.plugins.limits import RequestLimits, check_shape, error_response
 
 router = APIRouter()
+
+_pictures: ContextVar[Sequence[Any]] = ContextVar("pictures", default=())  # of the request at hand
 
 _REQUEST_SCHEMA = "#/components/schemas/ChatCompletionRequest"  # vLLM's routes define it
 
@@ -57,18 +64,27 @@ class TaskEndpoints:
         """Add our routes; vLLM puts them in the place of its own of the same path."""
         app.include_router(router)
         app.include_router(plan_endpoint.router)
-        app.add_exception_handler(RequestError, _render)
+        app.include_router(health.router)
         app.add_middleware(rope.RopeHeader)
+        app.add_middleware(RequestLimits)
+        if keys := app.state.args.api_key:
+            app.add_middleware(KeyForAllWork, tokens=keys)  # around the limits: strangers get no further
+        app.add_exception_handler(RequestError, _render)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the chat service once vLLM's own is there."""
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
-        state.phi_vision = ChatService(state.openai_serving_chat, args)
+        state.phi_vision = service = ChatService(state.openai_serving_chat, args)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
             rope.choose_per_request(engine_client)
-        plan_endpoint.report(state, engine_client.vllm_config)
+        config = engine_client.vllm_config
+        max_requests = GuardSettings.from_environment().max_requests
+        if max_requests is None:
+            max_requests = default_max_requests(config, service.tokens_per_request)
+        state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
+        plan_endpoint.report(state, config)
 
 
 class ChatService:
@@ -90,6 +106,7 @@ class ChatService:
         trusted = copy.copy(handler)
         trusted.online_renderer = copy.copy(handler.online_renderer)
         trusted.online_renderer.trust_request_mm_kwargs = True
+        trusted.online_renderer.render_chat = _with_pictures(trusted.online_renderer.render_chat)
         self._handlers: dict[str | None, OpenAIServingChat] = {None: trusted}
         tokenizer = handler.renderer.get_tokenizer()
         for task, preset in tasks.PRESETS.items():
@@ -107,6 +124,12 @@ class ChatService:
         """vLLM's handler with this task's defaults."""
         return self._handlers[task]
 
+    @property
+    def tokens_per_request(self) -> int:
+        """What an ordinary request takes of the KV cache: one picture and a preset's answer."""
+        picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
+        return picture + tasks.Preset.max_tokens
+
     async def fetch(self, pictures: Sequence[tasks.Picture]) -> list[Any]:
         """Fetch and decode the pictures, all at once; PIL images in vLLM's wrapper.
 
@@ -120,11 +143,10 @@ class ChatService:
         fetching = (self._connector.fetch_image_async(picture.url) for picture in pictures)
         images = await asyncio.gather(*fetching, return_exceptions=True)
         for picture, image in zip(pictures, images, strict=True):
-            if isinstance(image, asyncio.CancelledError):
-                raise image
+            if isinstance(image, RequestError):
+                raise RequestError(str(image), param=picture.param, status=image.status) from image
             if isinstance(image, BaseException):
-                reason = str(image) or type(image).__name__
-                raise RequestError(f"the picture cannot be read: {reason}", param=picture.param) from image
+                raise image
         return images
 
     def choose_crops(
@@ -152,14 +174,18 @@ async def show_tasks() -> JSONResponse:
 
 async def _json_body(raw_request: Request) -> dict[str, Any]:
     """The request's JSON object. Read before the handler runs, as `with_cancellation` needs it."""
+    raw = await raw_request.body()
     try:
-        body = json.loads(await raw_request.body())
+        body = json.loads(raw)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     if unknown := sorted(set(body) - _KNOWN_FIELDS):
         raise RequestError(f"unknown field {unknown[0]!r}", param=unknown[0])
+    check_shape(body)
     return body
 
 
@@ -187,8 +213,9 @@ async def create_chat_completion(
     images = await service.fetch(applied.pictures)
     sizes = [(image.width, image.height) for image in images]
     num_crops = service.choose_crops(request.mm_processor_kwargs, applied.pictures, sizes)
-    _put_images(request, images)
     request.mm_processor_kwargs = {"num_crops": num_crops} if images else None
+    _pictures.set(images)
+    del images  # decoded pictures are large, and only needed until they are rendered
 
     answer = await service.handler(applied.task).create_chat_completion(request, raw_request)
 
@@ -215,16 +242,33 @@ def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:
         raise RequestError(f"{param or 'the request'}: {first['msg']}", param=param) from error
 
 
-def _put_images(request: ChatCompletionRequest, images: Sequence[Any]) -> None:
-    """Set the fetched pictures in place of their URLs, in order, so that vLLM fetches none again."""
-    waiting = iter(images)
-    for message in request.messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            message["content"] = [
-                {"type": "image_pil", "image_pil": next(waiting)} if part["type"] == "image_url" else part
-                for part in content
-            ]
+def _with_pictures(render_chat: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Have vLLM render the pictures fetched here, in order, in place of their URLs.
+
+    They stand in the request only meanwhile: vLLM logs it before and keeps it until it is answered.
+    """
+
+    async def render(request: ChatCompletionRequest, **options: Any) -> Any:
+        as_sent, waiting = request.messages, iter(_pictures.get())
+        request.messages = [_with_images(message, waiting) for message in as_sent]
+        _pictures.set(())
+        try:
+            return await render_chat(request, **options)
+        finally:
+            request.messages = as_sent
+
+    return render
+
+
+def _with_images(message: Any, waiting: Iterator[Any]) -> Any:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    parts = [
+        {"type": "image_pil", "image_pil": next(waiting)} if part["type"] == "image_url" else part
+        for part in content
+    ]
+    return {**message, "content": parts}
 
 
 def _headers(task: str | None, num_crops: Sequence[int], tokens: Sequence[int]) -> dict[str, str]:
@@ -238,4 +282,4 @@ def _headers(task: str | None, num_crops: Sequence[int], tokens: Sequence[int]) 
 
 async def _render(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)  # registered for this class alone
-    return JSONResponse(error.body(), status_code=error.status)
+    return error_response(error)

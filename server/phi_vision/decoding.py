@@ -1,0 +1,135 @@
+"""Decode pictures in worker processes that may die.
+
+Image decoders are C code fed by strangers. In a process of its own, with a memory limit and none of
+the server's secrets, a decoder that crashes, hangs or swells costs one picture: the worker is killed
+and the next picture starts another.
+
+Between server and worker, over pipes: 8 bytes of length and the file, one picture at a time; back comes
+a line of JSON, `{"size": [width, height]}` and then the RGB bytes, or `{"refused": reason}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from PIL import Image
+
+from phi_vision.pictures import PictureLimits, PictureRefused, decode
+
+DECODE_TIMEOUT_S = 20
+_LENGTH_BYTES = 8
+_PIPE_BYTES = 1 << 20
+_BASE_BYTES = 256 << 20  # address space of Python and the decoders
+_BYTES_PER_PIXEL = 20  # RGBA, its RGB copy and the bytes to send, at once, with room for the decoder
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG")
+
+logger = logging.getLogger("vllm.phi_vision.decoding")
+
+
+class DecoderPool:
+    """Up to `workers` threads, each with a process of its own that starts with its first picture."""
+
+    def __init__(self, limits: PictureLimits, workers: int) -> None:
+        self._limits = limits
+        self._threads = ThreadPoolExecutor(workers, "decoder")
+        self._of_thread = threading.local()
+
+    async def decode(self, data: bytes) -> Image.Image:
+        """The picture as RGB, see `pictures.decode`.
+
+        Raises:
+            PictureRefused: it is not taken, or its decoder crashed or hung.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.decode_here, data)
+
+    def decode_here(self, data: bytes) -> Image.Image:
+        """The same, waiting in the calling thread."""
+        worker: subprocess.Popen[bytes] | None = getattr(self._of_thread, "worker", None)
+        if worker is None or worker.poll() is not None:
+            self._of_thread.worker = worker = self._start()
+        deadline = threading.Timer(DECODE_TIMEOUT_S, worker.kill)
+        deadline.start()
+        try:
+            return _exchange(worker, data)
+        except (OSError, EOFError) as error:
+            worker.kill()
+            # The file itself is not logged: it is the client's.
+            logger.warning("a picture decoder ended with %s; another will start", worker.wait())
+            raise PictureRefused("its decoder crashed, hung or ran out of memory") from error
+        finally:
+            deadline.cancel()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "phi_vision.decoding", str(self._limits.max_pixels)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            pipesize=_PIPE_BYTES,
+            start_new_session=True,  # Ctrl-C is for the server to handle
+        )
+
+
+def _exchange(worker: subprocess.Popen[bytes], data: bytes) -> Image.Image:
+    assert worker.stdin is not None and worker.stdout is not None  # both are pipes
+    worker.stdin.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+    worker.stdin.flush()
+    line = worker.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    answer = json.loads(line)
+    if "refused" in answer:
+        raise PictureRefused(answer["refused"])
+    width, height = answer["size"]
+    pixels = worker.stdout.read(width * height * 3)
+    if len(pixels) < width * height * 3:
+        raise EOFError
+    return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+
+
+def serve_pictures(limits: PictureLimits) -> None:
+    """The worker's loop, until the server closes the pipe."""
+    _limit_memory(_BASE_BYTES + _BYTES_PER_PIXEL * limits.max_pixels)
+    files, answers = sys.stdin.buffer, sys.stdout.buffer
+    while length := files.read(_LENGTH_BYTES):
+        signal.alarm(DECODE_TIMEOUT_S + 1)  # ends a worker that hangs after the server is gone
+        data = files.read(int.from_bytes(length, "big"))
+        try:
+            picture = decode(data, limits)
+            pixels = picture.tobytes()
+        except (PictureRefused, MemoryError) as error:
+            _answer(answers, {"refused": str(error) or "decoding it needs too much memory"})
+        else:
+            _answer(answers, {"size": picture.size}, pixels)
+            del picture, pixels
+        signal.alarm(0)
+
+
+def _answer(answers: Any, header: dict[str, Any], body: bytes = b"") -> None:
+    answers.write(json.dumps(header).encode() + b"\n")
+    answers.write(body)
+    answers.flush()
+
+
+def _limit_memory(address_space_bytes: int) -> None:
+    """Have the system refuse more; macOS ignores this limit."""
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):  # the container's own limit is lower
+        resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    serve_pictures(PictureLimits(max_pixels=int(sys.argv[1])))

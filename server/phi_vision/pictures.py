@@ -1,0 +1,76 @@
+"""Decode a picture that a stranger sent: few formats, bounded size, always RGB. Pillow only."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow's other decoders are rarely looked at
+MAX_ASPECT_RATIO = 100  # of the longer side to the shorter; more is a sliver of less than a patch
+
+
+class PictureRefused(Exception):
+    """Not a picture that is taken; the message says why and can be shown to the client."""
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """What one picture may be."""
+
+    max_pixels: int
+
+
+def decode(data: bytes, limits: PictureLimits) -> Image.Image:
+    """The picture as RGB, upright, transparency on white; of an animation the first frame.
+
+    16-bit greys are scaled to 8 bits by their high byte, as Pillow does with 16-bit colours.
+
+    Raises:
+        PictureRefused: another format, too many pixels, too narrow, damaged or truncated.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # the cap below is the one that counts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about metadata
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                _check_size(opened.width, opened.height, limits)
+                opened.load()
+                with contextlib.suppress(Exception):  # bad metadata does not spoil a good picture
+                    ImageOps.exif_transpose(opened, in_place=True)
+                return _rgb(opened)
+        except PictureRefused:
+            raise
+        except UnidentifiedImageError:
+            raise PictureRefused(f"it is none of {', '.join(FORMATS)}") from None
+        except MemoryError:
+            raise PictureRefused("decoding it needs too much memory") from None
+        except Exception as error:  # decoders raise anything on damaged files
+            raise PictureRefused(f"it cannot be decoded: {error}") from error
+
+
+def _check_size(width: int, height: int, limits: PictureLimits) -> None:
+    if width < 1 or height < 1:
+        raise PictureRefused("it has no pixels")
+    if width * height > limits.max_pixels:
+        raise PictureRefused(
+            f"{width} x {height} are more than the {limits.max_pixels / 1e6:g} megapixels taken here"
+        )
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise PictureRefused(f"{width} x {height} is narrower than 1:{MAX_ASPECT_RATIO}")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+    if image.mode in ("I", "F"):
+        raise PictureRefused("32-bit greys have no fixed scale; send 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        flat = Image.new("RGB", layer.size, "white")
+        flat.paste(layer, mask=layer.getchannel("A"))
+        return flat
+    return image.convert("RGB")

@@ -1,0 +1,132 @@
+"""Whether this server takes work: its queue, its stop, and the engine's pulse.
+
+vLLM answers SIGTERM by draining the engine while the routes go on taking requests that the engine then
+drops, and it ignores a second signal. Here the routes close first, and the second signal ends the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.datastructures import State
+from vllm.config import VllmConfig
+from vllm.engine.protocol import EngineClient
+
+from phi_vision.errors import RequestError
+
+RETRY_AFTER_S = 2
+PROBE_INTERVAL_S = 1.0
+READY_SILENCE_S = 30  # without an answer from the engine; one step on a CPU can take many seconds
+_ABORT_GRACE_S = 3.0
+
+logger = logging.getLogger("vllm.phi_vision.lifecycle")
+
+_stop_requested = False  # of this process; read by the launcher when the server has ended
+
+
+def stop_was_requested() -> bool:
+    """Whether the server ended because it was told to; otherwise its engine died."""
+    return _stop_requested
+
+
+def default_max_requests(config: VllmConfig, tokens_per_request: int) -> int:
+    """Twice as many requests as run at once: the KV cache's worth, and as many waiting."""
+    cache, scheduler = config.cache_config, config.scheduler_config
+    kv_tokens = cache.kv_cache_size_tokens or (cache.num_gpu_blocks or 0) * cache.block_size
+    return 2 * max(1, min(scheduler.max_num_seqs, kv_tokens // tokens_per_request))
+
+
+class Lifecycle:
+    """Counts the requests at work, probes the engine and handles SIGTERM and SIGINT."""
+
+    def __init__(
+        self, engine: EngineClient, state: State, max_requests: int, shutdown_timeout_s: float
+    ) -> None:
+        self.max_requests = max_requests
+        self._engine = engine
+        self._state = state
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._in_flight = 0
+        self._answered_at = time.monotonic()
+        self._stop_at: float | None = None  # monotonic; when requests still running are cut off
+        self._tasks = [asyncio.create_task(self._take_signals()), asyncio.create_task(self._probe())]
+
+    def refusal(self) -> RequestError | None:
+        """Why a new request is not taken now, if it is not."""
+        if self._stop_at is not None:
+            return RequestError("the server is stopping", status=503, retry_after_s=RETRY_AFTER_S)
+        if self._in_flight >= self.max_requests:
+            return RequestError(
+                f"{self.max_requests} requests are at work or waiting; try again later",
+                status=429,
+                retry_after_s=RETRY_AFTER_S,
+            )
+        return None
+
+    @contextlib.contextmanager
+    def one_request(self) -> Iterator[None]:
+        """Count a request while it is answered."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's process is there."""
+        return not self._engine.errored
+
+    def unready(self) -> str | None:
+        """Why a balancer should send requests elsewhere, if it should."""
+        if not self.alive:
+            return "the engine is dead"
+        if (refusal := self.refusal()) is not None:
+            return str(refusal)
+        silence_s = time.monotonic() - self._answered_at
+        return f"the engine has not answered for {silence_s:.0f} s" if silence_s > READY_SILENCE_S else None
+
+    async def _probe(self) -> None:
+        """Ask the engine's own loop something small, again and again."""
+        while self.alive:
+            with contextlib.suppress(Exception):  # silence is what counts, whatever its reason
+                async with asyncio.timeout(READY_SILENCE_S):
+                    await self._engine.is_sleeping()
+                self._answered_at = time.monotonic()
+            await asyncio.sleep(PROBE_INTERVAL_S)
+
+    async def _take_signals(self) -> None:
+        """Take the signals over from vLLM, which installs its handlers just before the server starts."""
+        while not getattr(getattr(self._state, "server", None), "started", False):
+            await asyncio.sleep(0.02)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        global _stop_requested
+        _stop_requested = True
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self._shutdown_timeout_s
+            logger.info("stopping; %d requests get %g s to finish", self._in_flight, self._shutdown_timeout_s)
+            self._tasks.append(asyncio.create_task(self._stop(self._state.server)))
+        else:
+            self._stop_at = time.monotonic()
+
+    async def _stop(self, server: uvicorn.Server) -> None:
+        while self._in_flight and time.monotonic() < (self._stop_at or 0):
+            await asyncio.sleep(0.05)
+        if self._in_flight:
+            logger.warning("cutting off %d requests", self._in_flight)
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()  # the handlers see a client that is gone, and abort
+            give_up_at = time.monotonic() + _ABORT_GRACE_S
+            while self._in_flight and time.monotonic() < give_up_at:
+                await asyncio.sleep(0.05)
+        server.should_exit = True  # vLLM then stops the engine, which is idle, and returns

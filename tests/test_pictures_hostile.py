@@ -1,0 +1,262 @@
+"""Pictures made to hurt: bombs, slivers, fragments, files that are two things, and decoders that die."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import phi_vision.decoding
+import pytest
+from mutations import FUZZ_FACTOR, mutated_files, seed_files
+from phi_vision.decoding import DecoderPool
+from phi_vision.pictures import FORMATS, MAX_ASPECT_RATIO, PictureLimits, PictureRefused, decode
+from pictures import encoded, reference_picture
+from PIL import Image
+
+LIMITS = PictureLimits(max_pixels=1_000_000)
+GOOD = reference_picture(40, 30, seed=0)
+
+
+def png(width: int, height: int, body: bytes = b"") -> bytes:
+    """A PNG that says it has this size, whatever is in it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(body))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (1001, 1000), (2**31 - 1, 2**31 - 1)])
+def test_the_pixel_cap_is_checked_before_decoding(size: tuple[int, int]) -> None:
+    with pytest.raises(PictureRefused, match=r"megapixels|cannot be decoded"):
+        decode(png(*size), LIMITS)
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "TIFF", "WEBP", "JPEG"])
+def test_the_pixel_cap_holds_for_every_format(image_format: str) -> None:
+    over = Image.new("L", (1200, 900)).convert("P" if image_format == "GIF" else "RGB")
+    with pytest.raises(PictureRefused, match="1200 x 900 are more than the 1 megapixels"):
+        decode(encoded(over, image_format), LIMITS)
+
+
+def test_a_bomb_within_the_cap_is_just_a_picture() -> None:
+    """1:1000 of zeros: what it takes is bounded by the pixel cap."""
+    bomb = png(1000, 1000, bytes(1000 * 3001))
+    assert len(bomb) < 5000
+    assert decode(bomb, LIMITS).size == (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("size", "good"), [((1, 100), True), ((1, 101), False), ((505, 5), False), ((5, 500), True)]
+)
+def test_slivers(size: tuple[int, int], good: bool) -> None:
+    data = encoded(Image.new("RGB", size))
+    if good:
+        assert decode(data, LIMITS).size == size
+    else:
+        with pytest.raises(PictureRefused, match=f"narrower than 1:{MAX_ASPECT_RATIO}"):
+            decode(data, LIMITS)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])
+def test_truncated_files_are_refused(image_format: str, share: float) -> None:
+    data = encoded(GOOD, image_format)
+    with pytest.raises(PictureRefused):
+        decode(data[: int(len(data) * share)], LIMITS)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_what_follows_the_picture_is_not_looked_at(image_format: str) -> None:
+    """Polyglots: a ZIP, a page with a script or a program behind a picture is the picture."""
+    data = encoded(GOOD, image_format)
+    for tail in (b"PK\x03\x04" + bytes(100), b"<script>alert(1)</script>", b"MZ\x90\x00", b"\x7fELF"):
+        assert decode(data + tail, LIMITS).tobytes() == decode(data, LIMITS).tobytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n%%EOF", b"GIF89a",
+     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<!DOCTYPE html><img src=x>",
+     b"\x1f\x8b" + bytes(50),
+     b"push graphic-context\nimage over 0,0 0,0 'https://127.0.0.1/x.png'", b"\x93NUMPY" + bytes(100),
+     bytes(10_000),
+     encoded(GOOD, "PPM"), encoded(GOOD, "ICO"), encoded(GOOD, "TGA"), encoded(GOOD, "SGI"),
+     encoded(GOOD, "PCX"),
+     encoded(GOOD, "EPS"), encoded(GOOD, "PDF"), encoded(GOOD, "DDS"), encoded(GOOD, "IM"),
+     encoded(GOOD, "JPEG2000")],
+)  # fmt: skip
+def test_other_files_are_refused(data: bytes) -> None:
+    with pytest.raises(PictureRefused):
+        decode(data, LIMITS)
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation(image_format: str) -> None:
+    colours = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
+    data = encoded(colours[0], image_format, save_all=True, append_images=colours[1:])
+    pixel = decode(data, LIMITS).getpixel((5, 5))
+    assert np.abs(np.array(pixel) - (255, 0, 0)).max() <= 4  # lossy WebP is not exact
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+def test_sixteen_bit_greys_are_scaled(image_format: str) -> None:
+    values = np.array([[0, 255, 256, 32768, 65280, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values), image_format)
+    assert np.asarray(decode(data, LIMITS))[0].tolist() == [[v >> 8] * 3 for v in values[0].tolist()]
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_greys_without_a_scale_are_refused(mode: str) -> None:
+    with pytest.raises(PictureRefused, match="no fixed scale"):
+        decode(encoded(Image.new(mode, (4, 4)), "TIFF"), LIMITS)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    made = decode(encoded(GOOD.convert(mode)), LIMITS)
+    assert (made.mode, made.size) == ("RGB", GOOD.size)
+
+
+def test_transparency_lies_on_white() -> None:
+    clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    clear.putpixel((1, 0), (200, 0, 0, 255))
+    assert list(np.asarray(decode(encoded(clear), LIMITS))[0].tolist()) == [[255] * 3, [200, 0, 0]]
+
+
+def test_pictures_are_turned_upright_and_bad_metadata_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert decode(encoded(GOOD, "JPEG", exif=exif), LIMITS).size == (GOOD.height, GOOD.width)
+    assert (
+        decode(encoded(GOOD, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"), LIMITS).size == GOOD.size
+    )
+
+
+def pool_with(monkeypatch: pytest.MonkeyPatch, first_worker: str) -> DecoderPool:
+    """A pool whose first process runs this program instead of a decoder."""
+    pool = DecoderPool(LIMITS, workers=1)
+    real_start = pool._start
+    programs = iter([first_worker])
+
+    def start() -> subprocess.Popen[bytes]:
+        program = next(programs, None)
+        if program is None:
+            return real_start()
+        return subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=-1
+        )
+
+    monkeypatch.setattr(pool, "_start", start)
+    return pool
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "import os, sys; sys.stdin.buffer.read(20); os.abort()",
+        "import sys; sys.stdin.buffer.read(20); print('{\"size\": [40, 30]}')",  # half an answer
+        "import time; time.sleep(60)",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+    ],
+)
+def test_a_decoder_that_dies_or_hangs_costs_one_picture(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phi_vision.decoding, "DECODE_TIMEOUT_S", 1)
+    pool = pool_with(monkeypatch, program)
+    started = time.monotonic()
+    with pytest.raises(PictureRefused, match="crashed, hung or ran out of memory"):
+        asyncio.run(pool.decode(encoded(GOOD)))
+    assert time.monotonic() - started < 10
+    monkeypatch.setattr(phi_vision.decoding, "DECODE_TIMEOUT_S", 20)
+    assert asyncio.run(pool.decode(encoded(GOOD))).tobytes() == GOOD.tobytes()
+
+
+def test_the_loop_runs_on_while_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phi_vision.decoding, "DECODE_TIMEOUT_S", 1)
+    pool = pool_with(monkeypatch, "import time; time.sleep(60)")
+
+    async def ticks() -> int:
+        count = 0
+        decoding = asyncio.ensure_future(pool.decode(encoded(GOOD)))
+        while not decoding.done():
+            await asyncio.sleep(0.02)
+            count += 1
+        assert isinstance(decoding.exception(), PictureRefused)
+        return count
+
+    assert asyncio.run(ticks()) > 10
+
+
+def test_a_decoder_has_a_memory_limit_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "a-key-to-hide")
+    monkeypatch.setenv("HF_TOKEN", "a-token-to-hide")
+    pool = DecoderPool(LIMITS, workers=1)
+    pool.decode_here(encoded(GOOD))
+    process = Path(f"/proc/{pool._of_thread.worker.pid}")
+    assert b"to-hide" not in (process / "environ").read_bytes()
+    limit = next(line for line in (process / "limits").read_text().splitlines() if "address space" in line)
+    assert int(limit.split()[3]) == (256 << 20) + 20 * LIMITS.max_pixels
+
+
+def test_a_decoder_outlives_no_server() -> None:
+    """The pipe ends with the server, however it ends, and the worker with the pipe."""
+    worker = DecoderPool(LIMITS, workers=1)._start()
+    assert worker.stdin is not None
+    worker.stdin.close()
+    assert worker.wait(20) == 0
+
+
+def test_mutated_pictures_are_decoded_or_refused() -> None:
+    """Thousands of damaged files through real workers: a picture within the cap, or a refusal."""
+    pool = DecoderPool(LIMITS, workers=2)
+    outcomes = {"decoded": 0, "refused": 0, "decoder lost": 0}
+    lock = threading.Lock()
+
+    def count(outcome: str) -> None:
+        with lock:
+            outcomes[outcome] += 1
+
+    async def one(data: bytes) -> None:
+        try:
+            picture = await pool.decode(data)
+        except PictureRefused as refused:
+            count("decoder lost" if "crashed" in str(refused) else "refused")
+        else:
+            assert picture.mode == "RGB" and picture.width * picture.height <= LIMITS.max_pixels
+            count("decoded")
+
+    async def all_of_them() -> None:
+        for data in (data for _, data in seed_files()):
+            await pool.decode(data)
+        files = list(mutated_files(3000 * FUZZ_FACTOR, seed=FUZZ_FACTOR))
+        for start in range(0, len(files), 200):
+            await asyncio.gather(*map(one, files[start : start + 200]))
+        assert (await pool.decode(encoded(GOOD))).tobytes() == GOOD.tobytes()
+
+    asyncio.run(all_of_them())
+    print(f"mutated pictures: {outcomes}")
+    # Both ends of the scale were reached: the damage is neither always fatal nor always harmless.
+    assert min(outcomes["decoded"], outcomes["refused"]) > 100 * FUZZ_FACTOR
+    assert outcomes["decoder lost"] == 0
+
+
+def test_the_mutator_repeats_itself() -> None:
+    assert list(mutated_files(20, seed=7)) == list(mutated_files(20, seed=7))
+    assert Image.open(io.BytesIO(seed_files()[0][1])).size == (61, 43)

@@ -1,0 +1,186 @@
+"""A start that fails: one line with a remedy, exit code 2 (3 when it is not the user's), no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from phi_vision import launcher
+from phi_vision.checkpoint import check_weights
+from phi_vision.config import ServeConfig
+from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.model.demo import demo_checkpoint
+from phi_vision.plugins.start_faults import explained
+
+
+def serve(*flags: str, timeout_s: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "phi_vision", "serve", *flags]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **env}, check=False
+    )
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_checkpoint(), tmp_path / "model"))
+
+
+def test_a_taken_port_is_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = serve("--model", "demo", "--port", str(port))
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"phi-vision serve: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port"
+    ]
+
+
+def test_weights_cut_short_are_one_line(weights: Path) -> None:
+    file = weights / "model.safetensors"
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(size // 2)
+    result = serve("--model", str(weights), "--port", "18998")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert f"incomplete: {size // 2} of {size} bytes" in line and "download it again" in line
+
+
+def test_whole_weights_pass(weights: Path) -> None:
+    check_weights(weights)
+
+
+@pytest.mark.parametrize("damage", ["missing", "index", "header", "empty"])
+def test_damaged_weights_are_found_before_the_start(weights: Path, damage: str) -> None:
+    file = weights / "model.safetensors"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "index":
+        index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+        (weights / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif damage == "header":
+        file.write_bytes(b"\xff" * 100)
+    else:
+        file.write_bytes(b"")
+    with pytest.raises(UsageError, match="download"):
+        check_weights(weights)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line() -> None:
+    result = serve("--model", "demo", "--port", "18998", PHI_VISION_CACHE="/proc/nowhere")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "set PHI_VISION_CACHE" in result.stderr
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the write fails in the middle."""
+    command = f"ulimit -f 100; exec {sys.executable} -m phi_vision serve --model demo --port 18998"
+    env = {**os.environ, "PHI_VISION_CACHE": str(tmp_path)}
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, env=env, check=False
+    )
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert "the demo model cannot be written" in result.stderr
+    assert list(tmp_path.iterdir()) == []  # the next start writes it anew
+
+
+def test_a_key_file_that_is_missing_or_empty_is_one_line(tmp_path: Path) -> None:
+    empty = tmp_path / "keys"
+    empty.write_text("\n \n")
+    for path, reason in (
+        (tmp_path / "none", "cannot be read"),
+        (tmp_path, "cannot be read"),
+        (empty, "is empty"),
+    ):
+        result = serve("--model", "demo", "--port", "18998", "--api-key-file", str(path))
+        assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+        assert reason in result.stderr
+
+
+def test_where_keys_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n")
+    assert launcher.api_keys(ServeConfig()) == []
+    assert launcher.api_keys(ServeConfig(api_key="flag")) == ["flag"]
+    assert launcher.api_keys(ServeConfig(api_key_file=str(file))) == ["one", "two"]
+    assert launcher.api_keys(ServeConfig(api_key="flag", api_key_file=str(file))) == ["flag", "one", "two"]
+    monkeypatch.setenv("VLLM_API_KEY", "environment")
+    assert launcher.api_keys(ServeConfig()) == ["environment"]
+    assert launcher.api_keys(ServeConfig(api_key="flag")) == ["flag"]
+    for empty in ("", None):
+        monkeypatch.setenv("VLLM_API_KEY", "")
+        with pytest.raises(UsageError, match="empty"):  # a key was meant to be there: never open to all
+            launcher.api_keys(ServeConfig(api_key=empty))
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.0/33", "example.com", "10.0.0.1/8", "all"])
+def test_networks_that_are_none(networks: str) -> None:
+    with pytest.raises(UsageError, match="--allow-private-media"):
+        ServeConfig(allow_private_media=networks)
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy", "exit_code"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "lower --max-model-len", 2),
+        ("ValueError: No available memory for the cache blocks.", "lower --max-model-len", 2),
+        ("OSError: [Errno 28] No space left on device", "the disk is full", 2),
+        ("SafetensorError: Error while deserializing header", "download them again", 2),
+        ("RuntimeError: The NVIDIA driver on your system is too old", "install an NVIDIA driver", 2),
+        ("KeyError: 'a bug of ours\nin two lines'", "--log-level debug tells more", 3),
+    ],
+)
+def test_causes_get_their_remedy(cause: str, remedy: str, exit_code: int, tmp_path: Path) -> None:
+    path = tmp_path / "cause"
+    path.write_text(cause)
+    error = explained(RuntimeError("Engine core initialization failed. See root cause above."), path)
+    assert remedy in str(error) and "\n" not in str(error)
+    assert isinstance(error, PhiVisionError) and error.exit_code == exit_code
+
+
+def test_an_engine_that_the_system_killed_is_out_of_memory(tmp_path: Path) -> None:
+    error = explained(RuntimeError("Failed core proc(s): {'EngineCore': -9}"), tmp_path / "none")
+    assert "not enough memory" in str(error) and error.exit_code == 2
+
+
+def test_the_hub_may_be_gone_after_the_first_start(tmp_path: Path) -> None:
+    """A repository that is whole in the cache is served from there when no hub answers."""
+    repository = tmp_path / "hub" / "models--somebody--some-model"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(demo_checkpoint(), snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    program = (
+        "from phi_vision.checkpoint import find_checkpoint;"
+        "print(find_checkpoint('somebody/some-model', None).path);"
+        "print(find_checkpoint('somebody/another', None).path)"
+    )
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    env.pop("HF_HUB_OFFLINE", None)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120, check=True
+    )
+    assert result.stdout.split() == [str(snapshot), "somebody/another"]
+
+
+@pytest.mark.slow
+def test_an_engine_that_fails_is_one_line_with_its_cause() -> None:
+    """The real engine, with less KV cache than one sequence needs: it fails in a process of its own."""
+    result = serve(
+        *("--model", "demo", "--port", "18997", "--max-model-len", "131072", "--block-size", "128"),
+        *("--kv-cache-memory-bytes", "1000000"),
+        timeout_s=400,
+    )
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert "Traceback" not in result.stdout + result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("phi-vision serve: the engine did not start: lower --max-model-len")
