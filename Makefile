@@ -63,12 +63,13 @@ bench: $(STAMP)  ## measure; see benchmarks/README.md
 context-table: $(STAMP)  ## the README's table of what fits on which GPU
 	@$(BIN)/python benchmarks/context_table.py $(ARGS)
 
-# $(1): cpu or cuda
+# $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.
 define LOCK
 echo "# Every package of the $(1) environment, resolved for Python 3.11 and later: made by \`make lock\`." \
 	> server/constraints/$(1).txt
-$(UV) pip compile pyproject.toml --universal --python-version 3.11 --extra $(1) --extra dev --upgrade \
-	--no-header --no-annotate $(if $(filter cpu,$(1)),--overrides server/constraints/cpu-overrides.txt) \
+$(if $(filter cpu,$(1)),$(UV),$(BIN)/uv) pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
+	--extra $(1) --extra dev --no-header --no-annotate \
+	$(if $(filter cpu,$(1)),--overrides server/constraints/cpu-overrides.txt) \
 	| sed -E $(if $(filter cpu,$(1)),'/^torch(vision|audio|codec)==/d; s/^torch==2.13.0.*/torch==2.13.0/' ,'') \
 	| uniq >> server/constraints/$(1).txt
 endef

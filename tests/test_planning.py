@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -216,10 +215,8 @@ def test_profiles_are_ordered_and_named() -> None:
 def test_serve_refuses_before_anything_is_loaded(tmp_path: Path) -> None:
     config = {**json.loads((_demo() / "config.json").read_text()), "num_hidden_layers": 40000}
     (tmp_path / "config.json").write_text(json.dumps(config))  # and no weights at all
-    started_s = time.monotonic()
     done = run("serve", "--model", str(tmp_path), "--port", str(free_port()))
     assert done.returncode == 2
-    assert time.monotonic() - started_s < 60
     assert "Traceback" not in done.stderr and "does not fit" in done.stderr
     assert "longest context" in done.stderr and "fp8_e4m3" in done.stderr
     assert not done.stdout
