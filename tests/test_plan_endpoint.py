@@ -71,7 +71,7 @@ def test_without_a_plan_only_the_actual_is_shown() -> None:
     assert body["actual"]["kv_tokens"] == 1600
 
 
-def test_bf16_cache_of_four_full_requests(server: Server) -> None:
+def test_cache_of_four_full_requests_in_the_models_dtype(server: Server) -> None:
     assert_agrees(server, kv_dtype="bf16", kv_bytes=1 * GIB)
 
 

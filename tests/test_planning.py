@@ -157,6 +157,10 @@ def test_flags_for_vllm_restrict_the_choice() -> None:
     )
     with pytest.raises(UsageError, match="runs on NVIDIA A10"):
         chosen(named_gpu("a10"), vllm_args=("--kv-cache-dtype", "fp8"))  # refused below 8.9
+    wide, plain = chosen(h100, vllm_args=("--dtype", "float32"), max_model_len=4096).plan, chosen(h100).plan
+    assert wide.kv_bytes_per_token == 2 * plain.kv_bytes_per_token
+    assert wide.text_weights_bytes == 2 * plain.text_weights_bytes
+    assert wide.vision_weights_bytes == 2 * plain.vision_weights_bytes
     for flag in ("--kv-cache-dtype", "--quantization", "--max-num-seqs"):
         with pytest.raises(UsageError, match=flag):
             chosen(h100, vllm_args=(flag, "nonsense"))

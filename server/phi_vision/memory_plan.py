@@ -16,7 +16,7 @@ from phi_vision.model.dimensions import Dimensions
 from phi_vision.model.geometry import CROP_PX, canvas_tokens, num_image_tokens
 
 GIB = 1 << 30
-BF16_BYTES = 2
+BF16_BYTES = 2  # and float16's
 FLOAT32_BYTES = 4
 
 # --kv-cache-dtype -> (bits an element, bytes of scales a head and token). The per-token-head kinds
@@ -54,6 +54,7 @@ class EngineLimits:
     max_num_seqs: int
     max_num_batched_tokens: int
     num_crops: int  # of the worst picture
+    element_bytes: int = BF16_BYTES  # where the names below say bf16; 4 if vLLM was told `--dtype float32`
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,18 @@ class MemoryPlan:
     reasons: tuple[str, ...]  # why it does not fit, or what to know if it does
 
 
-def kv_bytes_per_token(model: Dimensions, kv_dtype: str) -> int:
+def kv_bytes_per_token(model: Dimensions, kv_dtype: str, element_bytes: int = BF16_BYTES) -> int:
     """Keys and values of all layers and heads for one token."""
     bits, scale_bytes = KV_DTYPES[kv_dtype]
+    bits = 8 * element_bytes if kv_dtype == "bf16" else bits
     return model.layers * model.kv_heads * (2 * model.head_dim * bits // 8 + scale_bytes)
 
 
-def text_weights_bytes(model: Dimensions, weights: str) -> int:
+def text_weights_bytes(model: Dimensions, weights: str, element_bytes: int = BF16_BYTES) -> int:
     """The language model with its rotary tables."""
-    rope = (model.original_max_position + model.max_position) * model.head_dim * BF16_BYTES
-    matrices = math.ceil(model.linear_params * WEIGHTS_BITS[weights] / 8)
-    return matrices + model.other_text_params * BF16_BYTES + rope
+    bits = 8 * element_bytes if weights == "bf16" else WEIGHTS_BITS[weights]
+    rope = (model.original_max_position + model.max_position) * model.head_dim
+    return math.ceil(model.linear_params * bits / 8) + (model.other_text_params + rope) * element_bytes
 
 
 def activations_bytes(model: Dimensions, limits: EngineLimits) -> int:
@@ -105,12 +107,14 @@ def activations_bytes(model: Dimensions, limits: EngineLimits) -> int:
     crops = encoder_tokens // worst_tokens * (limits.num_crops + 1)
     pixels = 4 * 3 * CROP_PX**2 * FLOAT32_BYTES  # normalised, cut, joined
     # In the tower's MLP: three tensors of its width for quick-GELU, four of the model's.
-    tower = model.vision_positions * (3 * model.vision_mlp + 4 * model.vision_hidden) * BF16_BYTES
+    tower = model.vision_positions * (3 * model.vision_mlp + 4 * model.vision_hidden) * limits.element_bytes
     vision = crops * (pixels + tower)
-    text = limits.max_num_batched_tokens * (2 * model.hidden + 3 * model.mlp) * BF16_BYTES
+    text = limits.max_num_batched_tokens * (2 * model.hidden + 3 * model.mlp) * limits.element_bytes
     # Logits in float32, sorted copies with int64 indices, and probabilities.
     sampling = limits.max_num_seqs * model.vocab * 6 * FLOAT32_BYTES
-    held = (encoder_tokens + limits.max_num_batched_tokens) * model.hidden * BF16_BYTES  # embeddings
+    held = (
+        (encoder_tokens + limits.max_num_batched_tokens) * model.hidden * limits.element_bytes
+    )  # embeddings
     return held + max(vision, text, sampling)
 
 
@@ -143,8 +147,8 @@ def memory_plan(
         picture_cache_bytes: vLLM's cache of processed pictures, where it lies in the same memory.
         kv_cap_bytes: the KV cache is no larger than this, even if there is room.
     """
-    text = text_weights_bytes(model, weights)
-    vision = model.vision_params * BF16_BYTES
+    text = text_weights_bytes(model, weights, limits.element_bytes)
+    vision = model.vision_params * limits.element_bytes
     activations = activations_bytes(model, limits)
     runtime = RUNTIME_BYTES[device_kind] + picture_cache_bytes
     available = max(0, budget_bytes - text - vision - activations - runtime)
@@ -152,7 +156,7 @@ def memory_plan(
         available = min(available, kv_cap_bytes)
     available -= available % KV_STEP_BYTES[device_kind]
 
-    per_token = kv_bytes_per_token(model, kv_dtype)
+    per_token = kv_bytes_per_token(model, kv_dtype, limits.element_bytes)
     block_tokens = BLOCK_TOKENS[device_kind]
     blocks = available // (per_token * block_tokens)
     usable_blocks = max(0, blocks - 1)  # vLLM keeps one back, the null block

@@ -102,7 +102,7 @@ def options(config: ServeConfig, device: Device, model: Dimensions) -> list[Opti
             limits=limits,
             context_limit=min(model.max_position, _promised_tokens(profile)),
             picture_cache_bytes=round(_picture_cache_gib(config) * GIB) if device.kind == "cpu" else 0,
-            kv_cap_bytes=_kv_cap_bytes(config, device, model, setting, wanted),
+            kv_cap_bytes=_kv_cap_bytes(config, device, model, setting, wanted, limits),
         )
         _check_space(plan, device)
         found.append(Option(profile, setting, plan))
@@ -159,7 +159,8 @@ def engine_limits(config: ServeConfig, device: Device, max_model_len: int) -> En
     seqs = given_count(config.vllm_args, "--max-num-seqs") or seqs
     tokens = given_count(config.vllm_args, "--max-num-batched-tokens") or min(tokens, seqs * max_model_len)
     crops = max(config.num_crops, config.num_crops_multi)
-    return EngineLimits(min(seqs, tokens), tokens, crops)
+    element_bytes = 4 if given(config.vllm_args, "--dtype") in ("float32", "float") else 2
+    return EngineLimits(min(seqs, tokens), tokens, crops, element_bytes)
 
 
 def engine_arguments(option: Option | None, config: ServeConfig, device: Device) -> list[str]:
@@ -239,7 +240,12 @@ def _restricted(
 
 
 def _kv_cap_bytes(
-    config: ServeConfig, device: Device, model: Dimensions, setting: Setting, max_model_len: int
+    config: ServeConfig,
+    device: Device,
+    model: Dimensions,
+    setting: Setting,
+    max_model_len: int,
+    limits: EngineLimits,
 ) -> int | None:
     """The most that the KV cache may take, where that is not all that is left."""
     asked = given_count(config.vllm_args, "--kv-cache-memory-bytes")
@@ -252,7 +258,7 @@ def _kv_cap_bytes(
         return space_gib * GIB
     block_tokens = BLOCK_TOKENS[device.kind]
     blocks = _CPU_FULL_REQUESTS * math.ceil(max_model_len / block_tokens) + 1
-    need = blocks * block_tokens * kv_bytes_per_token(model, setting.kv_dtype)
+    need = blocks * block_tokens * kv_bytes_per_token(model, setting.kv_dtype, limits.element_bytes)
     return math.ceil(need / GIB) * GIB
 
 
