@@ -112,10 +112,8 @@ def activations_bytes(model: Dimensions, limits: EngineLimits) -> int:
     text = limits.max_num_batched_tokens * (2 * model.hidden + 3 * model.mlp) * limits.element_bytes
     # Logits in float32, sorted copies with int64 indices, and probabilities.
     sampling = limits.max_num_seqs * model.vocab * 6 * FLOAT32_BYTES
-    held = (
-        (encoder_tokens + limits.max_num_batched_tokens) * model.hidden * limits.element_bytes
-    )  # embeddings
-    return held + max(vision, text, sampling)
+    embeddings = (encoder_tokens + limits.max_num_batched_tokens) * model.hidden * limits.element_bytes
+    return embeddings + max(vision, text, sampling)
 
 
 def memory_plan(
