@@ -39,10 +39,9 @@ TERMS = (
 
 
 def full_size_checkpoint(folder: Path) -> Path:
-    """Phi-3.5-vision's sizes with the demo's tokenizer; no weights, for `--load-format dummy`."""
+    """Phi-3.5-vision's sizes around the demo's files, whose weights `--load-format dummy` does not read."""
     for file in demo_checkpoint().iterdir():
-        if file.suffix != ".safetensors":
-            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / file.name).write_bytes(file.read_bytes())
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_size": 3072, "intermediate_size": 8192, "vocab_size": 32064}
     config |= {"num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32}

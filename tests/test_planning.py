@@ -217,8 +217,10 @@ def test_profiles_are_ordered_and_named() -> None:
 
 
 def test_serve_refuses_before_anything_is_loaded(tmp_path: Path) -> None:
-    config = {**json.loads((_demo() / "config.json").read_text()), "num_hidden_layers": 40000}
-    (tmp_path / "config.json").write_text(json.dumps(config))  # and no weights at all
+    for file in _demo().iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = {**json.loads((tmp_path / "config.json").read_text()), "num_hidden_layers": 40000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     done = run("serve", "--model", str(tmp_path), "--port", str(free_port()))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "does not fit" in done.stderr
