@@ -239,6 +239,7 @@ def test_sigterm_finishes_what_runs_and_leaves_nothing(guarded: Server) -> None:
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections may linger
         probe.bind(("127.0.0.1", guarded.port))
     assert shared and not [name for name in shared if Path(name).exists()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,9 +52,10 @@ def test_a_body_over_the_cap_is_413_on_every_route(post: Any, path: str, announc
 
 
 def test_a_body_that_announces_too_much_is_not_read(server: Server) -> None:
-    request = httpx.Request("POST", server.url + CHAT, content=b"{}", headers={"Content-Length": str(10**15)})
-    with httpx.Client(timeout=20) as http:
-        error_of(http.send(request), 413)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**15}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
 BAD_BODIES: dict[str, tuple[dict[str, Any], str | None]] = {
@@ -77,7 +79,8 @@ def test_depth(post: Any, depth: int) -> None:
         b'{"messages": [{"role": "user", "content": "x"}], "tools": ' + b"[" * depth + b"]" * depth + b"}"
     )
     error_of(post(CHAT, content=nested, headers={"Content-Type": "application/json"}), 400)
-    error_of(post("/v1/completions", content=nested, headers={"Content-Type": "application/json"}), 400)
+    elsewhere = post("/v1/completions", content=nested, headers={"Content-Type": "application/json"})
+    assert elsewhere.status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,6 @@ def test_private_addresses_are_refused_on_every_route(post: Any, url: str) -> No
     assert "not public" in error["message"] or "only http" in error["message"]
     elsewhere = {
         "/tokenize": chat,
-        "/v1/chat/completions/render": chat,
         "/v1/responses": {
             "input": [
                 {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "low"}]}
@@ -167,9 +169,22 @@ FIELDS = {
     "metadata": JSON,
     "echo": st.booleans() | JSON,
 }
-BODY = st.fixed_dictionaries(
-    {"messages": st.lists(MESSAGE, max_size=4) | JSON, "max_tokens": st.just(2)}, optional=FIELDS
-)
+GOOD_MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system"]), "content": st.text(max_size=40)}
+    ),
+    max_size=2,
+).map(lambda before: [*before, user(PHOTO, "what?")])
+
+
+@st.composite
+def bodies(draw: Any) -> dict[str, Any]:
+    """A request that is good or not, with up to three other fields that are good or not."""
+    body = {"messages": draw(GOOD_MESSAGES | st.lists(MESSAGE, max_size=4) | JSON), "max_tokens": 2}
+    for name in draw(st.lists(st.sampled_from(sorted(FIELDS)), max_size=3, unique=True)):
+        body[name] = draw(FIELDS[name])
+    return body
+
 
 FUZZING = settings(
     max_examples=150 * FUZZ_FACTOR,
@@ -184,7 +199,7 @@ def test_random_bodies_are_served_or_refused(post: Any) -> None:
     seen: dict[int, int] = {}
 
     @FUZZING
-    @given(BODY)
+    @given(bodies())
     def check(body: dict[str, Any]) -> None:
         text = json.dumps(body).encode()  # with NaN and Infinity, which Python's JSON lets through
         answer = post(CHAT, content=text, headers={"Content-Type": "application/json"})
@@ -195,7 +210,7 @@ def test_random_bodies_are_served_or_refused(post: Any) -> None:
 
     check()
     print(f"random bodies: {seen}")
-    assert seen.get(200, 0) > 0 and seen.get(400, 0) > 0
+    assert min(seen.get(200, 0), seen.get(400, 0)) >= 10
 
 
 def test_random_bytes_are_refused(post: Any) -> None:

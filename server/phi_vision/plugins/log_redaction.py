@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+from typing import Any
 
 _SHORTEST = 100  # characters; no picture is shorter, hashes are
 _BASE64 = re.compile(rf"[A-Za-z0-9+/]{{{_SHORTEST},}}={{0,2}}")
 
 
-class _Redact(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        redacted = _BASE64.sub(lambda run: f"<{len(run[0])} characters>", message)
-        if redacted != message:
-            record.msg, record.args = redacted, ()
-        return True
-
-
+@functools.cache
 def install() -> None:
-    """On every handler of vLLM's loggers in this process; ours are among them."""
-    for handler in logging.getLogger("vllm").handlers:
-        handler.addFilter(_Redact())
+    """For all of vLLM's loggers in this process, ours among them.
+
+    On the making of records: vLLM replaces its handlers, and their filters with them, more than once.
+    """
+    make_record = logging.getLogRecordFactory()
+
+    def redacted(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        if record.name.startswith("vllm"):
+            message = record.getMessage()
+            if len(message) >= _SHORTEST:
+                record.msg = _BASE64.sub(lambda run: f"<{len(run[0])} characters>", message)
+                record.args = ()
+        return record
+
+    logging.setLogRecordFactory(redacted)

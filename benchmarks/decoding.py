@@ -1,0 +1,62 @@
+"""What it costs to decode pictures in processes of their own, in ms a picture (medians).
+
+python benchmarks/decoding.py --output benchmarks/results/decoding.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from phi_vision.decoding import DecoderPool
+from phi_vision.pictures import PictureLimits, decode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from pictures import encoded, reference_picture
+
+LIMITS = PictureLimits(max_pixels=50_000_000)
+SIZES = {"800x600": 21, "4000x3000": 7, "8000x6000": 3}  # pixels -> repetitions
+
+
+def median_ms(call: Callable[[], Any], repetitions: int) -> float:
+    """The median wall time of a call."""
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return round(statistics.median(times) * 1e3, 1)
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    pool = DecoderPool(LIMITS, workers=1)
+    started = time.perf_counter()
+    pool.decode_here(encoded(reference_picture(8, 8, 0)))
+    rows: dict[str, Any] = {"first_start_ms": round((time.perf_counter() - started) * 1e3, 1)}
+    for size, repetitions in SIZES.items():
+        picture = reference_picture(*map(int, size.split("x")), seed=1)
+        for image_format in ("JPEG", "PNG"):
+            data = encoded(picture, image_format)
+            here = median_ms(lambda data=data: decode(data, LIMITS), repetitions)
+            there = median_ms(lambda data=data: pool.decode_here(data), repetitions)
+            rows[f"{image_format} {size}"] = {"in_process_ms": here, "own_process_ms": there}
+            print(f"{image_format:5} {size:10} in process {here:8.1f} ms   in its own {there:8.1f} ms")
+    rows["load_average"] = psutil.getloadavg()[0]
+    rows["command"] = "python benchmarks/decoding.py " + " ".join(sys.argv[1:])
+    if options.output:
+        options.output.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
