@@ -24,7 +24,7 @@ cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TO
 cuda_OPTIONS  := --torch-backend=auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast lint type bench context-table lock image serve-image clean
+.PHONY: help install serve test test-fast lint type bench fuzz soak context-table lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ type: $(STAMP)  ## mypy on the package
 
 bench: $(STAMP)  ## measure; see benchmarks/README.md
 	$(BIN)/python benchmarks/image_path.py $(ARGS)
+
+fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
+	FUZZ_FACTOR=30 $(BIN)/python -m pytest tests/test_limits.py tests/test_pictures_hostile.py --timeout 3600 $(ARGS)
+
+soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 context-table: $(STAMP)  ## the README's table of what fits on which GPU
 	@$(BIN)/python benchmarks/context_table.py $(ARGS)

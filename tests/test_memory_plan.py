@@ -54,7 +54,7 @@ def test_the_whole_context_in_bf16_is_48_gib() -> None:
 @pytest.mark.parametrize(("weights", "gib"), [("bf16", 7.70), ("fp8_per_block", 4.32), ("mxfp4", 2.7)])
 def test_weights_with_the_tower_in_bf16(weights: str, gib: float) -> None:
     total = text_weights_bytes(PHI_3_5_VISION, weights) + 2 * PHI_3_5_VISION.vision_params
-    assert total / GIB == pytest.approx(gib, abs=0.07)
+    assert total / GIB == pytest.approx(gib, abs=0.1)
 
 
 @pytest.mark.parametrize(

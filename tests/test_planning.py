@@ -77,7 +77,7 @@ def test_each_profile_can_be_asked_for() -> None:
     a10 = named_gpu("a10")
     assert chosen(a10, profile="faithful").plan.max_model_len == 4096
     assert chosen(a10, profile="long", max_model_len=8192).setting.kv_dtype == "int4_per_token_head"
-    with pytest.raises(UsageError, match=r"131,072 tokens does not fit .* --max-model-len 77152 fits"):
+    with pytest.raises(UsageError, match=r"131,072 tokens does not fit .* --max-model-len 77024 fits"):
         chosen(a10, profile="balanced")
     with pytest.raises(UsageError, match="--profile faithful allows 4096 at most"):
         chosen(a10, profile="faithful", max_model_len=8192)
@@ -264,7 +264,7 @@ def test_plan_of_a_described_gpu_equals_the_named_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--gpu", "t4"], "--max-model-len 94784 fits"),
+        (["--gpu", "t4"], "--max-model-len 94544 fits"),
         (["--vram", "24"], "--vram and --capability go together"),
         (["--gpu", "a10", "--vram", "24", "--capability", "8.6"], "give one of them"),
         (["--vram", "24", "--capability", "new"], "major.minor"),

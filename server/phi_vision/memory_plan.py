@@ -96,7 +96,7 @@ def kv_bytes_per_token(model: Dimensions, kv_dtype: str, element_bytes: int = BF
 def text_weights_bytes(model: Dimensions, weights: str, element_bytes: int = BF16_BYTES) -> int:
     """The language model with its rotary tables."""
     bits = 8 * element_bytes if weights == "bf16" else WEIGHTS_BITS[weights]
-    rope = (model.original_max_position + model.max_position) * model.head_dim
+    rope = 2 * model.max_position * model.head_dim  # short and long rows, as many of each: `model.rope`
     return math.ceil(model.linear_params * bits / 8) + (model.other_text_params + rope) * element_bytes
 
 
