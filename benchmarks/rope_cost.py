@@ -30,6 +30,7 @@ FLAGS = ("--model", "demo", "--max-model-len", "16384")
 PROMPTS = [500] * 24 + [5000] * 2  # tokens; the first are short requests, the others long in both modes
 ANSWER_TOKENS = 64
 CONCURRENCY = 8
+WARM_UP_SEED = 10**6  # of no round, so that no round finds its prompts in the prefix cache
 
 
 def run_round(server: Server, seed: int) -> float:
@@ -64,7 +65,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
     ):
         servers = dict(zip(MODES, (first, second), strict=True))
         for mode in MODES:  # a round to warm up
-            run_round(servers[mode], seed=-1)
+            run_round(servers[mode], seed=WARM_UP_SEED)
         for number in range(rounds):
             turns = MODES if number % 2 == 0 else MODES[::-1]
             for mode in turns:
