@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, GREY, RULE, BLUE, ORANGE = "#1d2733", "#64707d", "#c9d0d8", "#2f6db5", "#d9722e"
-_SYLLABLES = "al an ar be ca de do el en fa go in ka la le lo ma me mi na no ora pe ra re ri so ta te va".split()
+_SYLLABLES = (
+    ["al", "an", "ar", "be", "ca", "de", "do", "el", "en", "fa", "go", "in", "ka", "la", "le", "lo", "ma", "me", "mi", "na", "no", "ora", "pe", "ra", "re", "ri", "so", "ta", "te", "va"]
+)
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
@@ -33,7 +35,9 @@ def invoice(rng: Random) -> Image.Image:
     draw.text((40, 40), _words(rng, 2) + " Ltd", INK, big)
     draw.text((760, 40), "INVOICE", BLUE, big, "ra")
     draw.text((760, 90), f"No. INV-{rng.randint(1000, 9999)}-{rng.randint(100, 999)}", INK, font, "ra")
-    draw.text((760, 114), f"{rng.randint(1, 28)} {rng.choice(_MONTHS)} {rng.randint(2019, 2026)}", INK, font, "ra")
+    draw.text(
+        (760, 114), f"{rng.randint(1, 28)} {rng.choice(_MONTHS)} {rng.randint(2019, 2026)}", INK, font, "ra"
+    )
     for i in range(3):
         draw.text((40, 100 + 22 * i), _words(rng, 3), GREY, font)
     total = 0
@@ -42,7 +46,11 @@ def invoice(rng: Random) -> Image.Image:
         quantity, cents = rng.randint(1, 12), rng.randint(199, 49999)
         total += quantity * cents
         draw.text((40, y), _words(rng, rng.randint(2, 5)), INK, font)
-        for x, text in ((520, str(quantity)), (640, f"{cents / 100:.2f}"), (760, f"{quantity * cents / 100:,.2f}")):
+        for x, text in (
+            (520, str(quantity)),
+            (640, f"{cents / 100:.2f}"),
+            (760, f"{quantity * cents / 100:,.2f}"),
+        ):
             draw.text((x, y), text, INK, font, "ra")
         draw.line((40, y + 24, 760, y + 24), RULE)
     draw.text((760, 550), f"Total EUR {total / 100:,.2f}", INK, big, "ra")
@@ -80,7 +88,9 @@ def photo(rng: Random, width: int = 1920, height: int = 1080) -> Image.Image:
             height * 0.1 / (k + 1) * np.sin(x / width * noise.uniform(1, 6) * (k + 1) + noise.uniform(0, 6.3))
             for k in range(4)
         )
-        pixels[rows >= ridge[None]] = (noise.uniform(70, 170) + noise.uniform(-30, 30, 3)) * (1 - 0.15 * layer)
+        pixels[rows >= ridge[None]] = (noise.uniform(70, 170) + noise.uniform(-30, 30, 3)) * (
+            1 - 0.15 * layer
+        )
     for octave in (6, 40, 240):  # texture of clouds, trees and stones
         coarse = noise.normal(0, 22, (height * octave // 1080 + 2, width * octave // 1080 + 2))
         texture = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)

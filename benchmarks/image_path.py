@@ -72,7 +72,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [measure(name, options.repeats) for name in PICTURES]
-    print(f"{'picture':<10} {'decode':>8} {'ours':>8} {'float':>8} {'ratio':>6}   {'ours':>8} {'float':>8} {'ratio':>6}")
+    print(
+        f"{'picture':<10} {'decode':>8} {'ours':>8} {'float':>8} {'ratio':>6}   {'ours':>8} {'float':>8} {'ratio':>6}"
+    )
     for row in rows:
         print(
             f"{row['picture']:<10} {row['decode_ms']:>5.1f} ms {row['ours_ms']:>5.1f} ms "

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def run_aiperf(cell: Cell, folder: Path) -> dict[str, Any]:
 
     Args:
         cell: what to send, and how.
-        folder: where AIPerf's two summary files are kept. Beside the requests it leaves a work folder.
+        folder: where AIPerf's summary is kept. Its other files stay beside the requests.
 
     Returns:
         See `parse_summary`.
@@ -94,14 +95,14 @@ def run_aiperf(cell: Cell, folder: Path) -> dict[str, Any]:
         raise LoadError(f"no end after {cell.timeout_s + 120:.0f} s") from error
     if not (output / _SUMMARY).exists():
         raise LoadError(f"AIPerf ended with {process.returncode}:\n{printed[-2000:]}")
-    # The rest that it writes says the same again.
+    summary = json.loads((output / _SUMMARY).read_text())
+    metrics_file = output / _SERVER_METRICS
+    metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
+    # Kept without the command line and its many defaults; result.json has the settings.
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {}
-    for name in filter(lambda name: (output / name).exists(), (_SUMMARY, _SERVER_METRICS)):
-        kept[name] = json.loads((output / name).read_text())
-        (folder / name).write_text(json.dumps(kept[name]) + "\n")
-    record = parse_summary(kept[_SUMMARY], kept.get(_SERVER_METRICS, {}))
-    return record | {"wall_s": time.monotonic() - start}
+    kept = {key: value for key, value in summary.items() if key not in ("input_config", "run_info")}
+    (folder / _SUMMARY).write_text(json.dumps(kept, indent=1) + "\n")
+    return parse_summary(summary, metrics) | {"wall_s": time.monotonic() - start}
 
 
 def _command(cell: Cell, folder: Path, tokenizer: Path) -> list[str]:
@@ -150,7 +151,7 @@ def parse_summary(summary: dict[str, Any], server_metrics: dict[str, Any]) -> di
             for entry in summary.get("error_summary") or []
         ],
         "complete": bool(summary.get("is_complete", True)) and not summary.get("was_cancelled"),
-        "duration_s": value("benchmark_duration"),
+        "duration_s": _seconds_between(summary.get("start_time"), summary.get("end_time")),
         "requests_per_s": value("request_throughput") if succeeded else 0.0,
         "output_tokens_per_s": value("output_token_throughput") if succeeded else 0.0,
         "prompt_tokens": value("usage_prompt_tokens"),
@@ -162,6 +163,12 @@ def parse_summary(summary: dict[str, Any], server_metrics: dict[str, Any]) -> di
         record[ours] = {stat: stats.get(stat) for stat in _STATS} if stats else None
     record["kv_usage_peak"] = _gauge_max(server_metrics, "vllm:kv_cache_usage_perc")
     return record
+
+
+def _seconds_between(start: str | None, end: str | None) -> float | None:
+    if start is None or end is None:
+        return None
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _gauge_max(server_metrics: dict[str, Any], name: str) -> float | None:

@@ -81,3 +81,9 @@ def git_state() -> dict[str, Any]:
 def now() -> str:
     """UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(installed_versions()))

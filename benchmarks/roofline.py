@@ -7,10 +7,13 @@ below these; a measured time beside them says what share of the limit it reaches
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from phi_vision.crops import CropPolicy
 from phi_vision.model.geometry import crop_grid
+from workloads import WORKLOADS
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,7 @@ class Model:
     def decode_bytes(self, sequences: int, context_tokens: float) -> float:
         """Bytes read for one token of each of `sequences`: weights once, each one's KV cache."""
         return (
-            self.text_weights * self.bytes_per_weight
-            + sequences * context_tokens * self.kv_bytes_per_token
+            self.text_weights * self.bytes_per_weight + sequences * context_tokens * self.kv_bytes_per_token
         )
 
 
@@ -101,6 +103,36 @@ def crops_of(width: int, height: int, num_crops: int) -> int:
     """Crops that the tower sees of a picture, the global view included."""
     grid = crop_grid(width, height, num_crops)
     return grid.rows * grid.columns + 1
+
+
+def compare(gpu: Gpu, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Ideal beside measured, a row a run with distinct pictures; `share` is ideal over measured.
+
+    The ideal TTFT is that of one request alone, so it stands only beside concurrency 1; the ideal time
+    between tokens is that of a batch of all requests in flight.
+    """
+    rows = []
+    for run in runs:
+        sizes = WORKLOADS[run["workload"]].sizes
+        if not run["distinct_pictures"] or run["concurrency"] is None or not run.get("itl_ms"):
+            continue
+        num_crops = CropPolicy.single if len(sizes) == 1 else CropPolicy.multi
+        crops = sum(crops_of(width, height, num_crops) for width, height in sizes)
+        one = limit(gpu, crops, round(run["prompt_tokens"]), run["concurrency"])
+        alone = run["concurrency"] == 1
+        rows.append(
+            {
+                "workload": run["workload"],
+                "concurrency": run["concurrency"],
+                "ideal_ttft_ms": one.ttft_ms if alone else None,
+                "ttft_p50_ms": run["ttft_ms"]["p50"],
+                "ttft_share": one.ttft_ms / run["ttft_ms"]["p50"] if alone else None,
+                "ideal_itl_ms": one.decode_ms_per_token,
+                "itl_p50_ms": run["itl_ms"]["p50"],
+                "itl_share": one.decode_ms_per_token / run["itl_ms"]["p50"],
+            }
+        )
+    return rows
 
 
 def main() -> None:

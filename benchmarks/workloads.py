@@ -16,8 +16,8 @@ from random import Random
 from typing import Any
 
 import drawing
-from PIL import Image
 from phi_vision.tasks import PRESETS
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,31 @@ class Workload:
 
     task: str
     draw: Callable[[Random], list[Image.Image]]
-    pictures: int  # in one request
+    sizes: tuple[tuple[int, int], ...]  # (width, height) of the pictures of one request
     output_tokens: int  # of a fixed-length run
     lossy: bool = False  # JPEG, as cameras write; else PNG
     question: str | None = None  # instead of the preset's prompt
 
+    @property
+    def pictures(self) -> int:
+        """Pictures in one request."""
+        return len(self.sizes)
+
 
 WORKLOADS: Mapping[str, Workload] = {
-    "caption": Workload("caption", lambda rng: [drawing.photo(rng)], 1, 64, lossy=True),
-    "ocr": Workload("ocr", lambda rng: [drawing.page(rng)], 1, 256),
-    "vqa": Workload("vqa", lambda rng: [drawing.chart(rng)], 1, 16, question="Which month has the highest bar?"),
-    "invoice": Workload("ocr", lambda rng: [drawing.invoice(rng)], 1, 128),
-    "frames": Workload("caption", drawing.frames, 4, 64, lossy=True, question="What happens in these frames?"),
+    "caption": Workload("caption", lambda rng: [drawing.photo(rng)], ((1920, 1080),), 64, lossy=True),
+    "ocr": Workload("ocr", lambda rng: [drawing.page(rng)], ((1240, 1754),), 256),
+    "vqa": Workload(
+        "vqa",
+        lambda rng: [drawing.chart(rng)],
+        ((1000, 640),),
+        16,
+        question="Which month has the highest bar?",
+    ),
+    "invoice": Workload("ocr", lambda rng: [drawing.invoice(rng)], ((800, 600),), 128),
+    "frames": Workload(
+        "caption", drawing.frames, ((640, 360),) * 4, 64, lossy=True, question="What happens in these frames?"
+    ),
 }
 
 
@@ -61,7 +74,7 @@ def fixed_length(workload: Workload, letter_tokens: list[int] | None) -> dict[st
 def requests(
     name: str,
     count: int,
-    seed: int,
+    seed: str,
     model: str,
     *,
     fixed: Mapping[str, Any] | None,

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from float_reference import process
-from PIL import Image
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import num_image_tokens
+from PIL import Image
 from transformers import AutoConfig, BatchFeature
 from vllm import ModelRegistry
 from vllm.config import VllmConfig
