@@ -8,14 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, GREY, RULE, BLUE, ORANGE = "#1d2733", "#64707d", "#c9d0d8", "#2f6db5", "#d9722e"
-_SYLLABLES = (
-    ["al", "an", "ar", "be", "ca", "de", "do", "el", "en", "fa", "go", "in", "ka", "la", "le", "lo", "ma", "me", "mi", "na", "no", "ora", "pe", "ra", "re", "ri", "so", "ta", "te", "va"]
-)
+_SYLLABLES = "al an ar be ca de do el en fa go in ka la le lo ma me mi na no ora pe ra re so ta te va"
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
 def _word(rng: Random) -> str:
-    return "".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4)))
+    return "".join(rng.choices(_SYLLABLES.split(), k=rng.randint(1, 4)))
 
 
 def _words(rng: Random, count: int) -> str:

@@ -28,8 +28,8 @@ from workloads import WORKLOADS, requests
 
 NUM_CROPS = 16
 WHAT = (
-    "Transformers in eager mode: its CLIPVisionModel and Phi3ForCausalLM put together by the benchmark (it has no "
-    "class for Phi-3.5-vision), greedy decoding with a KV cache, one request at a time, no HTTP."
+    "Transformers in eager mode: its CLIPVisionModel and Phi3ForCausalLM put together by the benchmark (it "
+    "has no class for Phi-3.5-vision), greedy decoding with a KV cache, one request at a time, no HTTP."
 )
 
 

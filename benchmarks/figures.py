@@ -113,7 +113,7 @@ def memory(servers: Mapping[str, Any], card_bytes: int | None, machine_bytes: in
         "CUDA graphs",
         "the rest: libraries, buffers, host code",
     )
-    for row, (label, server) in enumerate(measured.items()):
+    for row, server in enumerate(measured.values()):
         account = server["account"]
         sizes = [account.get(f"{part}_bytes") or 0 for part in parts]
         # The KV cache on a CPU is reserved but not resident until it is written: never below zero.

@@ -72,15 +72,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [measure(name, options.repeats) for name in PICTURES]
-    print(
-        f"{'picture':<10} {'decode':>8} {'ours':>8} {'float':>8} {'ratio':>6}   {'ours':>8} {'float':>8} {'ratio':>6}"
-    )
+    columns = [f"{name:>8}" for name in ("decode", "ours", "float", "ratio", "ours", "float", "ratio")]
+    print(f"{'picture':<10}", *columns)
     for row in rows:
-        print(
-            f"{row['picture']:<10} {row['decode_ms']:>5.1f} ms {row['ours_ms']:>5.1f} ms "
-            f"{row['reference_ms']:>5.1f} ms {row['time_ratio']:>6.1f}   {row['ours_bytes'] / 1e6:>5.1f} MB "
-            f"{row['reference_bytes'] / 1e6:>5.1f} MB {row['bytes_ratio']:>6.1f}"
-        )
+        times = [f"{row[key]:>5.1f} ms" for key in ("decode_ms", "ours_ms", "reference_ms")]
+        sizes = [f"{row[key] / 1e6:>5.1f} MB" for key in ("ours_bytes", "reference_bytes")]
+        ratios = [f"{row[key]:>8.1f}" for key in ("time_ratio", "bytes_ratio")]
+        print(f"{row['picture']:<10}", *times, ratios[0], *sizes, ratios[1])
     machine = describe_machine()
     result = {"machine": machine, "threads": options.threads, "repeats": options.repeats, "pictures": rows}
     folder = options.out or Path(__file__).parent / "results"

@@ -16,6 +16,7 @@ import figures
 import jinja2
 
 _HERE = Path(__file__).parent
+_NONE = "\N{EN DASH}"
 _LATENCIES = ("ttft", "itl", "e2e")
 
 
@@ -111,8 +112,8 @@ def render(result: Mapping[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = _number
-    environment.filters["gib"] = lambda size: f"{size / (1 << 30):.2f} GiB" if size is not None else "–"
-    environment.filters["share"] = lambda share: f"{100 * share:.1f} %" if share is not None else "–"
+    environment.filters["gib"] = lambda size: f"{size / (1 << 30):.2f} GiB" if size is not None else _NONE
+    environment.filters["share"] = lambda share: f"{100 * share:.1f} %" if share is not None else _NONE
     is_demo = any("demo" in str(server["model"]) for server in servers.values())
     return environment.get_template("report.html.j2").render(
         result=result, rows=rows, plots=plots, ratios=ratios, is_demo=is_demo
@@ -120,7 +121,7 @@ def render(result: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+    return _NONE if value is None else f"{value:,.{digits}f}"
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from sweep import Load, SweepSettings, plan, ratios, run_step
 from workloads import WORKLOADS
 
 SCHEMA = 1
+_CONCURRENCY, _QUICK_CONCURRENCY = "1,2,4,8,16,32", "1,4"
 _PATHS = ("python", "out")  # of this machine alone
 EXTRAS = ("image-path", "route-overhead", "eager")
 
@@ -55,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--workloads", default="caption,ocr,vqa", help=f"of: {', '.join(WORKLOADS)} (default: %(default)s)"
     )
-    work.add_argument("--concurrency", default="1,2,4,8,16,32", help="(default: %(default)s)")
+    work.add_argument(
+        "--concurrency", metavar="N,...", help=f"(default: {_CONCURRENCY}; {_QUICK_CONCURRENCY} with --quick)"
+    )
     work.add_argument("--request-rate", metavar="R,...", help="requests a second, in place of a concurrency")
     work.add_argument(
         "--requests", type=int, help="measured requests of a cell (default: 24, or 4 a concurrency)"
@@ -65,7 +68,11 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--goodput", metavar="SLOS", help="as AIPerf takes it: 'time_to_first_token:500'")
     work.add_argument("--timeout-s", type=float, default=600, help="of one request (default: %(default)s)")
     work.add_argument("--seed", type=int, default=35, help="of the pictures (default: %(default)s)")
-    work.add_argument("--quick", action="store_true", help="concurrency 1 and 4, few requests")
+    work.add_argument(
+        "--quick",
+        action="store_true",
+        help="few requests, two concurrencies, one round, no run with repeated pictures",
+    )
     top.add_argument("--skip", default="", metavar="NAME,...", help=f"leave out: {', '.join(EXTRAS)}")
     top.add_argument(
         "--out",
@@ -83,8 +90,7 @@ class Benchmark:
     def __init__(self, options: argparse.Namespace, server_flags: Sequence[str]) -> None:
         self.options = options
         self.server_flags = list(server_flags)
-        if options.quick:
-            options.concurrency = "1,4"
+        options.concurrency = options.concurrency or (_QUICK_CONCURRENCY if options.quick else _CONCURRENCY)
         self.rounds = options.rounds or (3 if options.against and not options.quick else 1)
         self.loads = [Load(concurrency=int(c)) for c in options.concurrency.split(",")]
         if options.request_rate:

@@ -1,6 +1,6 @@
-"""A server that answers like vLLM, with latencies and failures known beforehand: `python fake_server.py --help`.
+"""A server that answers like vLLM, with latencies and failures known beforehand.
 
-The benchmark's figures are checked against it.
+`python fake_server.py --help` tells how. The benchmark's figures are checked against it.
 """
 
 from __future__ import annotations
