@@ -24,7 +24,7 @@ from phi_vision.model.geometry import canvas_tokens
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionModel, DynamicCache, Phi3ForCausalLM, PreTrainedTokenizerFast
-from workloads import WORKLOADS, requests
+from workloads import WORKLOADS, fixed_length, requests
 
 NUM_CROPS = 16
 WHAT = (
@@ -140,14 +140,14 @@ def measure(folder: Path, workload: str, count: int, device: str) -> dict[str, A
     """Medians of `count` requests after one that warms up."""
     model = EagerPhi3V(folder, device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    bodies = requests(workload, count + 1, "eager", "", fixed={})
+    tokens = WORKLOADS[workload].output_tokens
+    bodies = requests(workload, count + 1, "eager", "", fixed=fixed_length(tokens))
     start, all_times = 0.0, []
     for i, body in enumerate(bodies):
         times, _ = answer(model, tokenizer, body, device)
         if i:
             all_times.append(times)
             start += times[-1]
-    tokens = WORKLOADS[workload].output_tokens
     return {
         "what": WHAT,
         "workload": workload,

@@ -27,6 +27,7 @@ from workloads import WORKLOADS
 
 SCHEMA = 1
 _CONCURRENCY, _QUICK_CONCURRENCY = "1,2,4,8,16,32", "1,4"
+_QUICK_TOKENS = 16
 _PATHS = ("python", "out")  # of this machine alone
 EXTRAS = ("image-path", "route-overhead", "eager")
 
@@ -64,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
         "--requests", type=int, help="measured requests of a cell (default: 24, or 4 a concurrency)"
     )
     work.add_argument("--rounds", type=int, help="(default: 1; 3 with --against)")
+    work.add_argument(
+        "--answer-tokens",
+        type=int,
+        metavar="N",
+        help=f"of every answer (default: the workload's own number; {_QUICK_TOKENS} with --quick)",
+    )
     work.add_argument("--free-length", action="store_true", help="let the model end its answers")
     work.add_argument("--goodput", metavar="SLOS", help="as AIPerf takes it: 'time_to_first_token:500'")
     work.add_argument("--timeout-s", type=float, default=600, help="of one request (default: %(default)s)")
@@ -71,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--quick",
         action="store_true",
-        help="few requests, two concurrencies, one round, no run with repeated pictures",
+        help="few requests, short answers, one round, no run with repeated pictures",
     )
     top.add_argument("--skip", default="", metavar="NAME,...", help=f"leave out: {', '.join(EXTRAS)}")
     top.add_argument(
@@ -91,6 +98,7 @@ class Benchmark:
         self.options = options
         self.server_flags = list(server_flags)
         options.concurrency = options.concurrency or (_QUICK_CONCURRENCY if options.quick else _CONCURRENCY)
+        options.answer_tokens = options.answer_tokens or (_QUICK_TOKENS if options.quick else None)
         self.rounds = options.rounds or (3 if options.against and not options.quick else 1)
         self.loads = [Load(concurrency=int(c)) for c in options.concurrency.split(",")]
         if options.request_rate:
@@ -100,6 +108,7 @@ class Benchmark:
             requests=options.requests,
             least_requests=6 if options.quick else 24,
             fixed_length=not options.free_length,
+            answer_tokens=options.answer_tokens,
             seed=options.seed,
             goodput=options.goodput,
             timeout_s=options.timeout_s,

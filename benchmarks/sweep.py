@@ -59,6 +59,7 @@ class SweepSettings:
     requests: int | None  # measured requests of a cell; None: by the load
     least_requests: int
     fixed_length: bool
+    answer_tokens: int | None  # of every answer; None: the workload's own number
     seed: int
     goodput: str | None
     timeout_s: float
@@ -87,7 +88,8 @@ def run_step(
     """
     workload = WORKLOADS[step.workload]
     count, warmup = settings.count(step.load), max(2, step.load.concurrency or 2)
-    fixed = fixed_length(workload, servers[0].letter_tokens()) if settings.fixed_length else None
+    tokens = settings.answer_tokens or workload.output_tokens
+    fixed = fixed_length(tokens, servers[0].letter_tokens()) if settings.fixed_length else None
     seed = f"{settings.seed}-{step.load}-{step.round}"
     bodies = list(requests(step.workload, warmup + count, seed, "", fixed=fixed, distinct=step.distinct))
     for server in servers if step.round % 2 else list(reversed(servers)):

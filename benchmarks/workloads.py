@@ -61,13 +61,13 @@ def write_jsonl(path: Path, bodies: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(body) + "\n")
 
 
-def fixed_length(workload: Workload, letter_tokens: list[int] | None) -> dict[str, Any]:
-    """Fields that give every answer the workload's number of tokens, whatever the weights say.
+def fixed_length(tokens: int, letter_tokens: list[int] | None = None) -> dict[str, Any]:
+    """Fields that give every answer this number of tokens, whatever the weights say.
 
     `ignore_eos` and `min_tokens` hold off all ends, the loop detection of the OCR preset is off, and
     each token shows as text (see `Server.letter_tokens`). All are vLLM's.
     """
-    fields = {"ignore_eos": True, "min_tokens": workload.output_tokens, "repetition_detection": None}
+    fields = {"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True, "repetition_detection": None}
     return fields | ({"allowed_token_ids": letter_tokens} if letter_tokens else {})
 
 
@@ -87,7 +87,6 @@ def requests(
     """
     workload = WORKLOADS[name]
     preset = PRESETS[workload.task]
-    limit = preset.max_tokens if fixed is None else workload.output_tokens
     for i in range(count):
         rng = Random(f"{name}-{seed}-{i if distinct else 0}")
         parts = [image_part(image, workload.lossy) for image in workload.draw(rng)]
@@ -97,7 +96,7 @@ def requests(
         yield {
             "model": model,
             "messages": messages,
-            "max_tokens": limit,
+            "max_tokens": preset.max_tokens,
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
