@@ -53,7 +53,7 @@ class Cell:
     rate: float | None = None  # requests a second, Poisson arrivals
     timeout_s: float = 600.0
     goodput: str | None = None  # AIPerf's SLOs, such as "time_to_first_token:500 inter_token_latency:50"
-    api_key: str | None = None
+    gpu: bool = False  # also keep what NVML says of power and load
 
 
 def run_aiperf(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def run_aiperf(cell: Cell, folder: Path) -> dict[str, Any]:
     # Kept without the command line and its many defaults; result.json has the settings.
     folder.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in summary.items() if key not in ("input_config", "run_info")}
-    (folder / _SUMMARY).write_text(json.dumps(kept, indent=1) + "\n")
+    (folder / _SUMMARY).write_text(json.dumps(kept) + "\n")
     return parse_summary(summary, metrics) | {"wall_s": time.monotonic() - start}
 
 
@@ -120,7 +120,8 @@ def _command(cell: Cell, folder: Path, tokenizer: Path) -> list[str]:
         *("--warmup-request-count", str(cell.warmup), "--request-count", str(cell.count)),
         *("--request-timeout-seconds", str(cell.timeout_s)),
         *("--use-server-token-count", "--tokenizer", str(tokenizer)),
-        *("--ui", "none", "--export-level", "summary", "--no-gpu-telemetry"),
+        *("--ui", "none", "--export-level", "summary"),
+        *(("--gpu-telemetry", "pynvml") if cell.gpu else ("--no-gpu-telemetry",)),
         *("--output-artifact-dir", str(folder)),
     ]
     if cell.rate is None:
@@ -129,8 +130,6 @@ def _command(cell: Cell, folder: Path, tokenizer: Path) -> list[str]:
         command += ["--request-rate", str(cell.rate), "--arrival-pattern", "poisson"]
     if cell.goodput:
         command += ["--goodput", cell.goodput]
-    if cell.api_key:
-        command += ["--api-key", cell.api_key]
     return command
 
 

@@ -104,6 +104,8 @@ class Benchmark:
         if options.request_rate:
             self.loads = [Load(rate=float(rate)) for rate in options.request_rate.split(",")]
         self.workloads = options.workloads.split(",")
+        here = machine.describe_machine()
+        self.gpu = here["gpu"] is not None
         self.settings = SweepSettings(
             requests=options.requests,
             least_requests=6 if options.quick else 24,
@@ -112,9 +114,8 @@ class Benchmark:
             seed=options.seed,
             goodput=options.goodput,
             timeout_s=options.timeout_s,
+            gpu=self.gpu,
         )
-        here = machine.describe_machine()
-        self.gpu = here["gpu"] is not None
         self.folder = _new_folder(options.out, f"{machine.label(here)}-{machine.now()[:10]}")
         self.result: dict[str, Any] = {
             "schema": SCHEMA,
@@ -135,8 +136,6 @@ class Benchmark:
         """Everything, in order; what is done by the time of a Ctrl-C is kept."""
         skipped = self.options.skip.split(",")
         try:
-            if "image-path" not in skipped:
-                self._in_server_environment("image_path", "image_path.py", "--repeats", "10")
             with ExitStack() as stack:
                 servers = self._servers(stack)
                 try:
@@ -147,6 +146,8 @@ class Benchmark:
                         self.result["route_overhead"] = route_overhead.measure(servers[0], pairs)
                 finally:
                     self.result["servers"] = {server.label: server.describe() for server in servers}
+            if "image-path" not in skipped:
+                self._in_server_environment("image_path", "image_path.py", "--repeats", "10")
             checkpoint = str(servers[0].checkpoint)
             if "eager" not in skipped and servers[0].process is not None and Path(checkpoint).is_dir():
                 count = "3" if self.options.quick else "8"
@@ -281,9 +282,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top.error(f"unknown name {sorted(unknown)[0]!r}; of: {', '.join(EXTRAS)}")
     try:
         benchmark = Benchmark(options, arguments[split + 1 :])
+    except ValueError as error:
+        top.error(f"not a number: {error}")
+    try:
         benchmark.run()
-    except (ServerError, ValueError) as error:
+    except ServerError as error:
         print(f"make bench: {error}", file=sys.stderr)
+        if not benchmark.result["runs"]:
+            benchmark.folder.rmdir()
         return 2
     measured = [run for run in benchmark.result["runs"] if run.get("succeeded")]
     print(json.dumps(report.summary_line(benchmark.result, benchmark.folder)))

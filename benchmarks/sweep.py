@@ -63,6 +63,7 @@ class SweepSettings:
     seed: int
     goodput: str | None
     timeout_s: float
+    gpu: bool
 
     def count(self, load: Load) -> int:
         """Measured requests: at least four for each that is in flight."""
@@ -106,6 +107,7 @@ def run_step(
             rate=step.load.rate,
             timeout_s=settings.timeout_s,
             goodput=settings.goodput,
+            gpu=settings.gpu,
         )
         record = {
             "server": server.label,
