@@ -142,7 +142,7 @@ class Benchmark:
                     self._sweep(servers)
                     if "route-overhead" not in skipped and servers[0].process is not None:
                         self._say("our chat route against vLLM's own, in one process")
-                        pairs = 20 if self.options.quick else 100
+                        pairs = 60 if self.options.quick else 200
                         self.result["route_overhead"] = route_overhead.measure(servers[0], pairs)
                 finally:
                     self.result["servers"] = {server.label: server.describe() for server in servers}
