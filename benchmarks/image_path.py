@@ -18,7 +18,7 @@ from typing import Any
 import drawing
 import float_reference
 import torch
-from machine import describe_machine
+from machine import describe_machine, label
 from phi_vision.model.hd import resize_and_pad
 from PIL import Image
 
@@ -68,7 +68,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where image_path.json goes")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where image_path.json goes (default: results/image_path-<machine>.json)",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [measure(name, options.repeats) for name in PICTURES]
@@ -81,9 +86,10 @@ def main() -> None:
         print(f"{row['picture']:<10}", *times, ratios[0], *sizes, ratios[1])
     machine = describe_machine()
     result = {"machine": machine, "threads": options.threads, "repeats": options.repeats, "pictures": rows}
-    folder = options.out or Path(__file__).parent / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "image_path.json").write_text(json.dumps(result, indent=2) + "\n")
+    results = Path(__file__).parent / "results"
+    path = options.out / "image_path.json" if options.out else results / f"image_path-{label(machine)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
 
 
