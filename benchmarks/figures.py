@@ -116,7 +116,6 @@ def memory(servers: Mapping[str, Any], card_bytes: int | None, machine_bytes: in
     for row, server in enumerate(measured.values()):
         account = server["account"]
         sizes = [account.get(f"{part}_bytes") or 0 for part in parts]
-        # The KV cache on a CPU is reserved but not resident until it is written: never below zero.
         sizes.append(max(0, server["memory"]["steady_bytes"] - sum(sizes)))
         left = 0.0
         for size, name, colour in zip(sizes, names, MEMORY_COLOURS, strict=True):

@@ -112,12 +112,18 @@ def render(result: Mapping[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = _number
-    environment.filters["gib"] = lambda size: f"{size / (1 << 30):.2f} GiB" if size is not None else _NONE
+    environment.filters["gib"] = _gib
     environment.filters["share"] = lambda share: f"{100 * share:.1f} %" if share is not None else _NONE
     is_demo = any("demo" in str(server["model"]) for server in servers.values())
     return environment.get_template("report.html.j2").render(
         result=result, rows=rows, plots=plots, ratios=ratios, is_demo=is_demo
     )
+
+
+def _gib(size: int | None) -> str:
+    if size is None:
+        return _NONE
+    return f"{size / (1 << 30):.2f} GiB" if size >= 1 << 28 else f"{size / (1 << 20):.0f} MiB"
 
 
 def _number(value: float | None, digits: int = 0) -> str:
