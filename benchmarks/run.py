@@ -22,6 +22,7 @@ import report
 import roofline
 import route_overhead
 from servers import HERE, ROOT, Server, ServerError, attach, start_ours, start_stock_vllm
+from summary import summary_line
 from sweep import Load, SweepSettings, plan, ratios, run_step
 from workloads import WORKLOADS
 
@@ -292,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             benchmark.folder.rmdir()
         return 2
     measured = [run for run in benchmark.result["runs"] if run.get("succeeded")]
-    print(json.dumps(report.summary_line(benchmark.result, benchmark.folder)))
+    print(json.dumps(summary_line(benchmark.result, benchmark.folder)))
     return 0 if measured else 1
 
 

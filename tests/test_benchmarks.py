@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import httpx
 import load
 import pytest
 import roofline
+import summary
 import sweep
 import torch
 import vram
@@ -57,8 +59,8 @@ def test_recorded_output_is_read_right() -> None:
 
 
 def test_without_a_success_there_are_no_figures() -> None:
-    summary = recorded("quarter_failed") | {"request_count": None, "error_request_count": {"avg": 12}}
-    record = load.parse_summary(summary, {})
+    all_failed = recorded("quarter_failed") | {"request_count": None, "error_request_count": {"avg": 12}}
+    record = load.parse_summary(all_failed, {})
     assert (record["succeeded"], record["failed"], record["error_rate"]) == (0, 12, 1.0)
     assert record["requests_per_s"] == record["output_tokens_per_s"] == 0
     assert record["ttft_ms"] is record["itl_ms"] is record["e2e_ms"] is record["kv_usage_peak"] is None
@@ -187,6 +189,17 @@ def test_memory_of_a_process_tree_is_seen() -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert 200e6 < seen["steady_bytes"] < 300e6 and 200e6 < seen["peak_bytes"] < 300e6
+
+
+def test_the_readmes_table_is_a_committed_result() -> None:
+    texts = [path.read_text() for path in (ROOT / "README.md", ROOT / "README.bench.md") if path.exists()]
+    folders = set(re.findall(r"benchmarks/results/[\w.-]+\w", "\n".join(texts)))
+    assert folders
+    for folder in folders:
+        table = summary.markdown_table(json.loads((ROOT / folder / "result.json").read_text()))
+        assert any(table in text for text in texts), (
+            f"not in the README: python benchmarks/summary.py {folder}"
+        )
 
 
 # The whole, with AIPerf
