@@ -171,8 +171,8 @@ def _start(
 ) -> Server:
     path = os.pathsep.join([str(ROOT / "server"), str(HERE), str(PLUGINS)])
     environment = {**os.environ, "PYTHONPATH": path, "VLLM_PLUGINS": plugin, "VLLM_NO_USAGE_STATS": "1"}
-    if not gpu:
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+    if label == "vllm" and not gpu:
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; ours plans its own
     start = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
