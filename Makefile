@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+BENCH  ?= .bench-venv
 IMAGE  ?= phi-vision
 ARGS   ?=
 
@@ -16,7 +17,8 @@ STAMP      := $(VENV)/.ready-$(ACCEL)
 PIP_GET     = $(shell $(PYTHON) -m pip config get $(1) 2>/dev/null)
 FIND_LINKS := $(call PIP_GET,global.find-links)
 INDEX      := $(call PIP_GET,global.index-url)
-UV         := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(if $(INDEX),UV_DEFAULT_INDEX="$(INDEX)") $(BIN)/uv
+UV_SETTINGS := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(if $(INDEX),UV_DEFAULT_INDEX="$(INDEX)")
+UV         := $(UV_SETTINGS) $(BIN)/uv
 
 # The CPU build of torch: from a wheel at hand if there is one, else from the index that uv knows.
 HAVE_TORCH    := $(wildcard $(addsuffix /torch-*+cpu*.whl,$(FIND_LINKS)))
@@ -24,7 +26,7 @@ cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TO
 cuda_OPTIONS  := --torch-backend=auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast lint type bench fuzz soak context-table lock image serve-image clean
+.PHONY: help install serve test test-fast lint type bench bench-venv fuzz soak context-table lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,8 +59,17 @@ lint: $(STAMP)  ## ruff on the code, hadolint on the Dockerfile
 type: $(STAMP)  ## mypy on the package
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## measure; see benchmarks/README.md
-	$(BIN)/python benchmarks/image_path.py $(ARGS)
+$(BENCH)/.ready: benchmarks/requirements-aiperf.txt
+	@echo "Setting up $(BENCH) for the load generator ..."
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV_SETTINGS) $(BENCH)/bin/uv pip install --quiet --python $(BENCH)/bin/python --requirement $<
+	@touch $@
+
+bench-venv: $(BENCH)/.ready
+
+bench: $(STAMP) $(BENCH)/.ready  ## measure, ARGS="--quick"; see benchmarks/README.md
+	@PYTHONPATH=server $(BENCH)/bin/python benchmarks/run.py --python $(BIN)/python $(ARGS)
 
 fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
 	FUZZ_FACTOR=30 $(BIN)/python -m pytest tests/test_limits.py tests/test_pictures_hostile.py --timeout 3600 $(ARGS)
@@ -91,6 +102,6 @@ serve-image:  ## serve from the container image, on all GPUs
 	docker run --rm --gpus all --ipc host --publish 8000:8000 \
 		--volume phi-vision-huggingface:/home/phi/.cache/huggingface $(IMAGE) $(ARGS)
 
-clean:  ## remove the virtual environment and all caches of tools
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the virtual environments and all caches of tools
+	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,301 @@
+"""Measure a server from outside and write one page: `make bench ARGS="--help"`.
+
+Runs in AIPerf's environment; the servers and whatever needs the model run in the server's (`--python`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import machine
+import report
+import roofline
+import route_overhead
+from servers import HERE, ROOT, Server, ServerError, attach, start_ours, start_stock_vllm
+from summary import summary_line
+from sweep import Load, SweepSettings, plan, ratios, run_step
+from workloads import WORKLOADS
+
+SCHEMA = 1
+_CONCURRENCY, _QUICK_CONCURRENCY = "1,2,4,8,16,32", "1,4"
+_QUICK_TOKENS = 16
+_PATHS = ("python", "out")  # of this machine alone
+EXTRAS = ("image-path", "route-overhead", "eager")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="make bench",
+        description="Latency, throughput and memory of a server, for each task and over rising concurrency.",
+        epilog="Flags behind a lone `--` go to `phi-vision serve`, and to stock vLLM where it runs beside.",
+    )
+    target = top.add_argument_group("what is measured")
+    target.add_argument("--url", help="a server that runs already; else one is started and stopped")
+    target.add_argument(
+        "--model", default="auto", help="for the server that is started (default: %(default)s)"
+    )
+    target.add_argument(
+        "--max-model-len", type=int, default=8192, metavar="TOKENS", help="(default: %(default)s)"
+    )
+    target.add_argument(
+        "--against", metavar="vllm|URL", help="run the same work on this server, in alternation"
+    )
+    target.add_argument(
+        "--python", default=str(ROOT / ".venv/bin/python"), help="of the server (default: %(default)s)"
+    )
+    work = top.add_argument_group("the work")
+    work.add_argument(
+        "--workloads", default="caption,ocr,vqa", help=f"of: {', '.join(WORKLOADS)} (default: %(default)s)"
+    )
+    work.add_argument(
+        "--concurrency", metavar="N,...", help=f"(default: {_CONCURRENCY}; {_QUICK_CONCURRENCY} with --quick)"
+    )
+    work.add_argument("--request-rate", metavar="R,...", help="requests a second, in place of a concurrency")
+    work.add_argument(
+        "--requests", type=int, help="measured requests of a cell (default: 24, or 4 a concurrency)"
+    )
+    work.add_argument("--rounds", type=int, help="(default: 1; 3 with --against)")
+    work.add_argument(
+        "--answer-tokens",
+        type=int,
+        metavar="N",
+        help=f"of every answer (default: the workload's own number; {_QUICK_TOKENS} with --quick)",
+    )
+    work.add_argument("--free-length", action="store_true", help="let the model end its answers")
+    work.add_argument("--goodput", metavar="SLOS", help="as AIPerf takes it: 'time_to_first_token:500'")
+    work.add_argument("--timeout-s", type=float, default=600, help="of one request (default: %(default)s)")
+    work.add_argument("--seed", type=int, default=35, help="of the pictures (default: %(default)s)")
+    work.add_argument(
+        "--quick",
+        action="store_true",
+        help="few requests, short answers, one round, no run with repeated pictures",
+    )
+    top.add_argument("--skip", default="", metavar="NAME,...", help=f"leave out: {', '.join(EXTRAS)}")
+    top.add_argument(
+        "--out",
+        type=Path,
+        default=HERE / "results",
+        metavar="DIR",
+        help="a new folder is made here (default: %(default)s)",
+    )
+    return top
+
+
+class Benchmark:
+    """One run: what was asked, what was found so far, where it goes."""
+
+    def __init__(self, options: argparse.Namespace, server_flags: Sequence[str]) -> None:
+        self.options = options
+        self.server_flags = list(server_flags)
+        options.concurrency = options.concurrency or (_QUICK_CONCURRENCY if options.quick else _CONCURRENCY)
+        options.answer_tokens = options.answer_tokens or (_QUICK_TOKENS if options.quick else None)
+        self.rounds = options.rounds or (3 if options.against and not options.quick else 1)
+        self.loads = [Load(concurrency=int(c)) for c in options.concurrency.split(",")]
+        if options.request_rate:
+            self.loads = [Load(rate=float(rate)) for rate in options.request_rate.split(",")]
+        self.workloads = options.workloads.split(",")
+        here = machine.describe_machine()
+        self.gpu = here["gpu"] is not None
+        self.settings = SweepSettings(
+            requests=options.requests,
+            least_requests=6 if options.quick else 24,
+            fixed_length=not options.free_length,
+            answer_tokens=options.answer_tokens,
+            seed=options.seed,
+            goodput=options.goodput,
+            timeout_s=options.timeout_s,
+            gpu=self.gpu,
+        )
+        self.folder = _new_folder(options.out, f"{machine.label(here)}-{machine.now()[:10]}")
+        self.result: dict[str, Any] = {
+            "schema": SCHEMA,
+            "started": machine.now(),
+            "finished": None,
+            "interrupted": False,
+            "machine": here,
+            "versions": _versions(options.python),
+            "git": machine.git_state(),
+            "settings": {name: value for name, value in vars(options).items() if name not in _PATHS}
+            | {"server_flags": self.server_flags, "rounds": self.rounds},
+            "servers": {},
+            "runs": [],
+            "ratios": [],
+        }
+
+    def run(self) -> None:
+        """Everything, in order; what is done by the time of a Ctrl-C is kept."""
+        skipped = self.options.skip.split(",")
+        try:
+            with ExitStack() as stack:
+                servers = self._servers(stack)
+                try:
+                    self._sweep(servers)
+                    if "route-overhead" not in skipped and servers[0].process is not None:
+                        self._say("our chat route against vLLM's own, in one process")
+                        pairs = 60 if self.options.quick else 200
+                        self.result["route_overhead"] = route_overhead.measure(servers[0], pairs)
+                finally:
+                    self.result["servers"] = {server.label: server.describe() for server in servers}
+            if "image-path" not in skipped:
+                self._in_server_environment("image_path", "image_path.py", "--repeats", "10")
+            checkpoint = str(servers[0].checkpoint)
+            if "eager" not in skipped and servers[0].process is not None and Path(checkpoint).is_dir():
+                count = "3" if self.options.quick else "8"
+                self._in_server_environment(
+                    "eager", "eager_baseline.py", "--model", checkpoint, "--requests", count
+                )
+        except KeyboardInterrupt:
+            self.result["interrupted"] = True
+            self._say("stopped; what was measured is kept")
+        self.result["finished"] = machine.now()
+        self.result["roofline"] = self._roofline()
+        self.save()
+
+    def save(self) -> None:
+        """Write result.json and the page."""
+        others = {run["server"] for run in self.result["runs"]} - {"ours"}
+        self.result["ratios"] = [
+            row for other in sorted(others) for row in ratios(self.result["runs"], other)
+        ]
+        (self.folder / "result.json").write_text(json.dumps(self.result, indent=1) + "\n")
+        (self.folder / "report.html").write_text(report.render(self.result))
+
+    def _servers(self, stack: ExitStack) -> list[Server]:
+        options = self.options
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.url:
+            ours = attach(options.url, "ours")
+        else:
+            self._say("starting phi-vision serve")
+            flags = [
+                "--model",
+                options.model,
+                "--max-model-len",
+                str(options.max_model_len),
+                *self._shared_flags(),
+            ]
+            ours = start_ours(options.python, logs / "ours.log", flags, gpu=self.gpu)
+            stack.callback(ours.stop)
+            self._say(f"ready after {ours.start_s:.0f} s")
+        if options.against == "vllm":
+            self._say("starting stock vLLM")
+            stock = start_stock_vllm(
+                options.python, logs / "vllm.log", ours, self._shared_flags(), gpu=self.gpu
+            )
+            stack.callback(stock.stop)
+            self._say(f"ready after {stock.start_s:.0f} s")
+            return [ours, stock]
+        return [ours, attach(options.against, "other")] if options.against else [ours]
+
+    def _shared_flags(self) -> list[str]:
+        """For both servers; two on one GPU get half each."""
+        halves = ["--gpu-memory-utilization", "0.45"] if self.gpu and self.options.against == "vllm" else []
+        return halves + self.server_flags
+
+    def _sweep(self, servers: Sequence[Server]) -> None:
+        steps = plan(self.workloads, self.loads, self.rounds, repeated=not self.options.quick)
+        total, done, start = len(steps) * len(servers), 0, time.monotonic()
+        with tempfile.TemporaryDirectory() as scratch:
+            for step in steps:
+                for run in run_step(step, servers, self.settings, Path(scratch), self.folder):
+                    self.result["runs"].append(run)
+                    done += 1
+                    left_s = (time.monotonic() - start) / done * (total - done)
+                    self._say(f"[{done}/{total}] {step.name} {_line(run)}   {left_s:.0f} s left")
+                    self.save()
+
+    def _in_server_environment(self, key: str, script: str, *arguments: str) -> None:
+        """Run a script that needs torch; its last line is the result, a failure is told and kept."""
+        self._say(script)
+        command = [self.options.python, str(HERE / script), *arguments, "--out", str(self.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env=_server_environment())
+        lines = done.stdout.strip().splitlines()
+        if done.returncode or not lines:
+            self.result[key] = {"failure": done.stderr[-2000:]}
+            self._say(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
+            return
+        self.result[key] = json.loads(lines[-1])
+
+    def _roofline(self) -> list[dict[str, Any]] | None:
+        """Ideal times beside the measured ones; only for the published sizes on a card that is known."""
+        gpu = roofline.gpu_of(self.result["machine"]["gpu"])
+        ours = self.result["servers"].get("ours", {})
+        if gpu is None or "demo" in str(ours.get("model")):
+            return None
+        return roofline.compare(gpu, [run for run in self.result["runs"] if run["server"] == "ours"])
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _line(run: dict[str, Any]) -> str:
+    if "failure" in run:
+        return f"{run['server']}: failed: {run['failure'].strip().splitlines()[-1]}"
+    ttft = f"TTFT p50 {run['ttft_ms']['p50']:.0f} ms" if run["ttft_ms"] else "no answer"
+    failed = f", {run['failed']} FAILED" if run["failed"] else ""
+    rates = f"{run['requests_per_s']:.2f} req/s, {run['output_tokens_per_s']:.0f} tok/s"
+    return f"{run['server']}: {ttft}, {rates}{failed}"
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+        folder = parent / (name + suffix)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ServerError(f"no free name for {parent / name}")
+
+
+def _server_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'server'}{os.pathsep}{HERE}"}
+
+
+def _versions(python: str) -> dict[str, str]:
+    """Of the server's environment, and of AIPerf's."""
+    command = [python, str(HERE / "machine.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=_server_environment())
+    served = json.loads(done.stdout) if done.returncode == 0 else {}
+    return served | {"aiperf": machine.installed_versions().get("aiperf", "")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; the last line of stdout is one JSON object. Exit code 1: no cell gave figures."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    top = parser()
+    options = top.parse_args(arguments[:split])
+    if unknown := set(options.workloads.split(",")) - set(WORKLOADS):
+        top.error(f"unknown workload {sorted(unknown)[0]!r}; of: {', '.join(WORKLOADS)}")
+    if unknown := set(filter(None, options.skip.split(","))) - set(EXTRAS):
+        top.error(f"unknown name {sorted(unknown)[0]!r}; of: {', '.join(EXTRAS)}")
+    try:
+        benchmark = Benchmark(options, arguments[split + 1 :])
+    except ValueError as error:
+        top.error(f"not a number: {error}")
+    try:
+        benchmark.run()
+    except ServerError as error:
+        print(f"make bench: {error}", file=sys.stderr)
+        if not benchmark.result["runs"]:
+            benchmark.folder.rmdir()
+        return 2
+    measured = [run for run in benchmark.result["runs"] if run.get("succeeded")]
+    print(json.dumps(summary_line(benchmark.result, benchmark.folder)))
+    return 0 if measured else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
