@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from phi_vision.config import cache_dir
 
-_VERSION = 1  # raise it when anything below changes: old copies in users' caches are then left alone
+_VERSION = 2  # raise it when anything below changes: old copies in users' caches are then left alone
 _SEED = 35
 
 _LAYERS = 4
@@ -109,8 +109,8 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     }
 
 
-def _weights(vocab_size: int) -> dict[str, torch.Tensor]:
-    """Seeded random weights under the published names, bf16."""
+def _weights(vocab_size: int, sayable: list[int]) -> dict[str, torch.Tensor]:
+    """Seeded random weights under the published names, bf16; only the tokens `sayable` can be answers."""
     generator = torch.Generator().manual_seed(_SEED)
 
     def matrix(*shape: int, std: float | None = None) -> torch.Tensor:
@@ -138,6 +138,9 @@ def _weights(vocab_size: int) -> dict[str, torch.Tensor]:
         linear(f"{layer}.mlp.down_proj", _HIDDEN, _MLP)
     norm("model.norm", _HIDDEN)
     linear("lm_head", vocab_size, _HIDDEN)
+    silent = torch.ones(vocab_size, dtype=torch.bool)
+    silent[sayable] = False
+    weights["lm_head.weight"][silent] = 0  # the best of many random scores is above this
 
     vision = "model.vision_embed_tokens"
     dim, mlp = _VISION["hidden_size"], _VISION["intermediate_size"]
@@ -172,7 +175,13 @@ def write_checkpoint(directory: Path) -> None:
     (directory / "generation_config.json").write_text(
         json.dumps({"bos_token_id": tokenizer.bos_token_id, "eos_token_id": ends})
     )
-    save_file(_weights(int(str(config["vocab_size"]))), directory / "model.safetensors", {"format": "pt"})
+    # Letters and the like, and an end now and then: something to look at, unlike raw bytes.
+    sayable = [
+        *range(tokenizer.convert_tokens_to_ids("▁"), tokenizer.convert_tokens_to_ids("~") + 1),
+        ends[0],
+    ]
+    weights = _weights(int(str(config["vocab_size"])), sayable)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
 
 
 def demo_checkpoint() -> Path:
