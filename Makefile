@@ -31,12 +31,13 @@ cuda_OPTIONS  := --torch-backend=auto
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Compiled now, because the server imports vLLM in three processes on each start.
 $(STAMP): pyproject.toml server/constraints/$(ACCEL).txt server/constraints/cpu-overrides.txt
 	@echo "Setting up $(VENV) for $(ACCEL) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(UV) pip install --python $(BIN)/python --constraints server/constraints/$(ACCEL).txt \
-		$($(ACCEL)_OPTIONS) --editable '.[$(ACCEL),dev]'
+		$($(ACCEL)_OPTIONS) --compile-bytecode --editable '.[$(ACCEL),dev]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
 install: $(STAMP)  ## set up the virtual environment (ACCEL=cuda|cpu)

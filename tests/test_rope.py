@@ -162,7 +162,7 @@ def test_preempted_requests_keep_their_mode(
 
     vLLM then drops the one that came last and computes it anew, with its answer so far as prompt.
     """
-    blocks = [46, 46, 30, 30, 15, 6]
+    blocks = [46, 46, 27, 27, 21, 6]
     assert sum(blocks) == KV_BLOCKS - 3
     if last == "long":
         blocks.reverse()
@@ -173,7 +173,7 @@ def test_preempted_requests_keep_their_mode(
     with ThreadPoolExecutor(len(prompts)) as pool:
         waiting = []
         for prompt in prompts:
-            waiting.append(pool.submit(complete, per_request, prompt, tokens=250))
+            waiting.append(pool.submit(complete, per_request, prompt, tokens=600))
             time.sleep(0.02)  # in this order
         answers = [each.result() for each in waiting]
     assert preemptions(per_request) > before
