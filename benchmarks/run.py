@@ -27,7 +27,7 @@ from sweep import Load, SweepSettings, plan, ratios, run_step
 from workloads import WORKLOADS
 
 SCHEMA = 1
-_CONCURRENCY, _QUICK_CONCURRENCY = "1,2,4,8,16,32", "1,4"
+_CONCURRENCY, _QUICK_CONCURRENCY = "1,2,4,8,16,32", "4"
 _QUICK_TOKENS = 16
 _PATHS = ("python", "out")  # of this machine alone
 EXTRAS = ("image-path", "route-overhead", "eager")
