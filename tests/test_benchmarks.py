@@ -251,7 +251,7 @@ def result_of(out: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_known_latencies_and_failures_are_reported(bench_python: str, tmp_path: Path) -> None:
     with running_fake("--fail-every", "4") as url:
-        process = bench(bench_python, url, tmp_path, "--quick", "--requests", "12")
+        process = bench(bench_python, url, tmp_path, "--quick", "--concurrency", "1,4", "--requests", "12")
         stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0, stderr
     runs = {run["concurrency"]: run for run in result_of(tmp_path)["runs"]}
