@@ -138,17 +138,21 @@ def _server(base_url: str | None, device: str) -> Iterator[str]:
         _note(f"using the server at {default}")
         yield default
     else:
-        with _own_server(device) as own:
+        with own_server(device) as own:
             yield own
 
 
 @contextmanager
-def _own_server(device: str) -> Iterator[str]:
-    """`phi-vision serve` on a free port of this machine, for as long as it is needed."""
+def own_server(device: str, *flags: str) -> Iterator[str]:
+    """The base URL of a `phi-vision serve` on a free port of this machine, for as long as it is needed.
+
+    Raises:
+        UsageError: it did not start; the message says why.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "phi_vision", "serve", "--device", device, "--port", str(port)]
+    command = [sys.executable, "-m", "phi_vision", "serve", "--device", device, "--port", str(port), *flags]
     with tempfile.TemporaryFile("w+b") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:

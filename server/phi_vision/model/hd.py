@@ -14,7 +14,7 @@ from PIL import Image
 
 from phi_vision.model.geometry import CROP_PX, crop_grid, num_image_tokens
 
-__all__ = ["num_image_tokens", "resize_and_pad", "views"]
+__all__ = ["num_image_tokens", "overview", "resize_and_pad", "views"]
 
 # CLIP's normalisation of RGB in 0..1.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -51,6 +51,21 @@ def resize_and_pad(image: Image.Image, num_crops: int) -> torch.Tensor:
     return torch.from_numpy(canvas)
 
 
+def overview(canvas: torch.Tensor) -> torch.Tensor:
+    """The global view: the whole canvas squeezed into one crop.
+
+    Args:
+        canvas: uint8, (3, H, W), H and W multiples of 336, on any device.
+
+    Returns:
+        float32, (3, 336, 336), normalised.
+    """
+    pixels = canvas.float()[None]
+    if canvas.shape[1:] != (CROP_PX, CROP_PX):  # resizing to its own size changes nothing
+        pixels = torch.nn.functional.interpolate(pixels, size=(CROP_PX, CROP_PX), mode="bicubic")
+    return _normalize(pixels[0])
+
+
 def views(canvas: torch.Tensor) -> torch.Tensor:
     """Normalise a canvas and cut it into what the vision tower sees.
 
@@ -60,14 +75,18 @@ def views(canvas: torch.Tensor) -> torch.Tensor:
     Returns:
         float32, (1 + crops, 3, 336, 336), the global view first, then the crops row by row.
     """
-    mean = torch.tensor(_MEAN, device=canvas.device).view(3, 1, 1)
-    std = torch.tensor(_STD, device=canvas.device).view(3, 1, 1)
-    pixels = (canvas.float() / 255 - mean) / std
-    overview = torch.nn.functional.interpolate(pixels[None], size=(CROP_PX, CROP_PX), mode="bicubic")
     rows, columns = canvas.shape[1] // CROP_PX, canvas.shape[2] // CROP_PX
     crops = (
-        pixels.view(3, rows, CROP_PX, columns, CROP_PX)
+        _normalize(canvas.float())
+        .view(3, rows, CROP_PX, columns, CROP_PX)
         .permute(1, 3, 0, 2, 4)
         .reshape(rows * columns, 3, CROP_PX, CROP_PX)
     )
-    return torch.cat([overview, crops])
+    return torch.cat([overview(canvas)[None], crops])
+
+
+def _normalize(pixels: torch.Tensor) -> torch.Tensor:
+    """CLIP's normalisation of RGB in 0..255, (3, H, W)."""
+    mean = torch.tensor(_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(_STD, device=pixels.device).view(3, 1, 1)
+    return (pixels / 255 - mean) / std
