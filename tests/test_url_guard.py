@@ -1,4 +1,4 @@
-"""The guard around fetching: what must never be connected to, and hosts that misbehave.
+"""The guard around fetching: what must never be connected to.
 
 Every server here listens on loopback, and no test connects anywhere else: the event loop's own
 connect is watched, and an address that is refused must not even reach it.
@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from asyncio import StreamReader, StreamWriter
+from asyncio import StreamWriter
 from asyncio.selector_events import BaseSelectorEventLoop
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp.abc import AbstractResolver
 from phi_vision.url_guard import FetchLimits, FetchRefused, fetch, is_reachable, networks
-
-LOOPBACK = networks("127.0.0.0/8, ::1")
-OPEN = FetchLimits(max_bytes=100_000, timeout_s=5, allowed_networks=LOOPBACK)
-CLOSED = FetchLimits(max_bytes=100_000, timeout_s=5)
-BODY = b"a picture, as far as the guard is concerned"
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
-
-Reply = bytes | Callable[[StreamWriter], Awaitable[None]]
+from scripted_hosts import BODY, CLOSED, LOOPBACK, OK, OPEN, ScriptedResolver, get, redirect, served
 
 PRIVATE_ADDRESSES = [
     # loopback, unspecified, this network
@@ -67,31 +57,6 @@ NOT_FETCHED = [
 ]  # fmt: skip
 
 
-class ScriptedResolver(AbstractResolver):
-    """Answers a name with the next list of addresses each time it is asked."""
-
-    def __init__(self, **answers: list[list[str]]) -> None:
-        self.answers = {name.replace("_", "."): iter(lists) for name, lists in answers.items()}
-        self.asked: list[str] = []
-
-    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> Any:
-        self.asked.append(host)
-        return [
-            {
-                "hostname": host,
-                "host": address,
-                "port": port,
-                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
-                "proto": 0,
-                "flags": socket.AI_NUMERICHOST,
-            }
-            for address in next(self.answers[host])
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every address that is connected to; any but loopback fails the test at once."""
@@ -105,40 +70,6 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(BaseSelectorEventLoop, "sock_connect", watched)
     return made
-
-
-async def served(reply: Reply, use: Callable[[int], Awaitable[Any]], host: str = "127.0.0.1") -> Any:
-    """Run `use(port)` with a server that reads one request and replies."""
-
-    async def handle(reader: StreamReader, writer: StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            if callable(reply):
-                await reply(writer)
-            else:
-                writer.write(reply)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, host, 0)
-    try:
-        return await use(server.sockets[0].getsockname()[1])
-    finally:
-        server.close()
-
-
-def get(
-    reply: Reply, limits: FetchLimits = OPEN, url: str = "http://127.0.0.1:{port}/x.png", **resolver: Any
-) -> bytes:
-    scripted = ScriptedResolver(**resolver) if resolver else None
-    return asyncio.run(served(reply, lambda port: fetch(url.format(port=port), limits, scripted)))
-
-
-def redirect(location: str, status: int = 302) -> bytes:
-    return f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 @pytest.mark.parametrize("address", PRIVATE_ADDRESSES)
@@ -286,81 +217,3 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert get(OK) == BODY
-
-
-@pytest.mark.parametrize("status", [204, 206, 304, 400, 401, 404, 500, 503])
-def test_other_answers_are_refused(status: int) -> None:
-    with pytest.raises(FetchRefused, match=f"answered {status}"):
-        get(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
-
-
-@pytest.mark.parametrize("announced", [True, False])
-def test_the_size_is_capped_while_reading(announced: bool) -> None:
-    sent = 0
-
-    async def endless(writer: StreamWriter) -> None:
-        nonlocal sent
-        length = b"Content-Length: 100000000\r\n" if announced else b""
-        writer.write(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n")
-        while sent < 100_000_000:
-            writer.write(bytes(1 << 16))
-            await writer.drain()
-            sent += 1 << 16
-
-    with pytest.raises(FetchRefused, match=r"larger than 0.1 MB"):
-        get(endless)
-    assert sent < 20_000_000  # what fits into the buffers between the two, not all of it
-
-
-def test_a_compressed_answer_is_refused() -> None:
-    with pytest.raises(FetchRefused, match="compressed"):
-        get(OK.replace(b"image/png", b"image/png\r\nContent-Encoding: gzip"))
-
-
-@pytest.mark.parametrize("where", ["connect", "headers", "body", "redirects"])
-def test_one_deadline_for_all_of_it(where: str) -> None:
-    async def drip(writer: StreamWriter) -> None:
-        if where == "redirects":
-            await asyncio.sleep(0.2)
-            writer.write(redirect("/again"))
-        else:
-            if where == "body":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            while where != "connect":  # a byte at a time, never quite silent
-                writer.write(b"x" if where == "body" else b"H")
-                await writer.drain()
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(30)
-        await writer.drain()
-
-    started = time.monotonic()
-    with pytest.raises(FetchRefused, match=r"longer than 0.5 s|cannot be reached"):
-        get(drip, FetchLimits(100_000, 0.5, LOOPBACK))
-    assert time.monotonic() - started < 3
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [b"", b"\x00" * 100, b"HTTP/9.9 200\r\n\r\n", b"SSH-2.0-OpenSSH\r\n",
-     b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 9000,
-     b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort",
-     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-     b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000],
-)  # fmt: skip
-def test_nonsense_answers_are_refused(reply: bytes) -> None:
-    with pytest.raises(FetchRefused, match="cannot be reached"):
-        get(reply)
-
-
-def test_nobody_there_and_no_such_name() -> None:
-    unused = socket.socket()
-    unused.bind(("127.0.0.1", 0))
-    with pytest.raises(FetchRefused, match="cannot be reached"):
-        asyncio.run(fetch(f"http://127.0.0.1:{unused.getsockname()[1]}/", OPEN))
-
-    class NoSuchName(ScriptedResolver):
-        async def resolve(self, *args: Any, **kwargs: Any) -> Any:
-            raise OSError("Name or service not known")
-
-    with pytest.raises(FetchRefused, match="cannot be reached"):
-        asyncio.run(fetch("http://nobody.example/", OPEN, NoSuchName()))
