@@ -26,7 +26,7 @@ cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TO
 cuda_OPTIONS  := --torch-backend=auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast lint type bench bench-venv fuzz soak context-table lock image serve-image clean
+.PHONY: help install serve test test-fast lint type bench bench-venv train-demo card-demo eval-demo fuzz soak context-table lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,15 @@ bench: $(STAMP) $(BENCH)/.ready  ## measure, ARGS="--quick"; see benchmarks/READ
 
 fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
 	FUZZ_FACTOR=30 $(BIN)/python -m pytest tests/test_limits.py tests/test_pictures_hostile.py --timeout 3600 $(ARGS)
+
+train-demo: $(STAMP)  ## train the demo model from nothing into RUN; an hour or two on a CPU
+	$(BIN)/python -m demo_model.train --out $(or $(RUN),demo_run) $(ARGS)
+
+card-demo: $(BENCH)/.ready  ## draw the curves of the demo's training log into its model card
+	$(BENCH)/bin/python -m demo_model.card benchmarks/results/demo_training.jsonl server/phi_vision/demo
+
+eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on, through the served stack
+	@$(BIN)/python -m demo_model.exam $(ARGS)
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
 	$(BIN)/python benchmarks/soak.py $(ARGS)

@@ -1,4 +1,4 @@
-"""Draw the pictures of the model card: `python -m demo_model.card RUN FOLDER` (needs matplotlib)."""
+"""Draw the curves of the model card: `python -m demo_model.card LOG FOLDER` (needs matplotlib)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from PIL import Image, ImageDraw, ImageFont
-
-from demo_model.pictures import COLORS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-_LOSSES = ("glyph_loss", "shape_loss", "answer_loss")
+_LOSSES = ("glyph_loss", "mark_loss", "looking_loss", "answer_loss")
 _SHARES = {
-    "glyphs": "glyphs named in their cell",
-    "shapes": "shapes named in their cell",
+    "glyphs": "characters named in their cell",
+    "marks": "shapes named in their cell",
+    "looks": "cells found that show what is said next",
     "answers": "tokens of answers",
 }
 
@@ -45,24 +43,6 @@ def draw_curves(rows: list[dict[str, Any]], target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
-def draw_examples(folder: Path) -> None:
-    """A page and a scene that show what the demo can do."""
-    page = Image.new("RGB", (640, 480), "white")
-    pen = ImageDraw.Draw(page)
-    for row, line in enumerate(("GARDEN MARKET", "COFFEE $3.50", "OPEN 9:00")):
-        pen.text((70, 150 + 95 * row), line, font=ImageFont.load_default(60), fill="black", anchor="ls")
-    page.save(folder / "example_text.png", optimize=True)
-
-    scene = Image.new("RGB", (640, 480), (250, 248, 240))
-    pen = ImageDraw.Draw(scene)
-    pen.ellipse((50, 180, 210, 340), fill=COLORS["red"])
-    pen.rectangle((265, 90, 395, 220), fill=COLORS["blue"])
-    pen.polygon([(520, 210), (435, 380), (605, 380)], fill=COLORS["green"])
-    scene.save(folder / "example_shapes.png", optimize=True)
-
-
 if __name__ == "__main__":
-    run, folder = map(Path, sys.argv[1:3])
-    log = (run / "log.jsonl").read_text().splitlines()
-    draw_curves([json.loads(line) for line in log], folder / "curves.png")
-    draw_examples(folder)
+    log, folder = map(Path, sys.argv[1:3])
+    draw_curves([json.loads(line) for line in log.read_text().splitlines()], folder / "curves.png")

@@ -6,9 +6,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-HIDDEN = 192  # two heads of 96, as wide as the published model's
+from demo_model.tower import DIRECTIONS, RADII
+
+HIDDEN = 288  # three heads of 96, as wide as the published model's
 HEAD_PAIRS = 48  # rotary pairs of a head
-VISION = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 3, "num_hidden_layers": 5}
+VISION = {
+    "hidden_size": 192,
+    "intermediate_size": 576,
+    "num_attention_heads": len(DIRECTIONS),
+    "num_hidden_layers": len(RADII) + 1,  # the feature is the output of the last but one
+}
 
 
 def build(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

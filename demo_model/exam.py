@@ -26,11 +26,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from demo_model import questions
-from demo_model.pictures import HELD_OUT_WORDS, Drawing, draw_shapes, draw_stranger, draw_text
+from demo_model.pictures import (
+    HELD_OUT_WORDS,
+    PRINT_EM,
+    SMALL_PRINT_EM,
+    SMALL_PRINT_PX,
+    Drawing,
+    draw_shapes,
+    draw_stranger,
+    draw_text,
+)
 
 _PARALLEL = 4
-LARGE_PRINT = (16.0, 44.0)  # font sizes in pixels of the global view, legible at any number of crops
-SMALL_PRINT = (6.0, 9.0)  # legible in the crops only
 
 
 @dataclass(frozen=True)
@@ -49,21 +56,14 @@ def paper(count: int) -> Iterator[Item]:
     """The exam, the same every time: `count` pictures a part."""
     for num_crops in (1, 4, 16):
         for i in range(count):
-            page = _page(f"ocr-{i}", LARGE_PRINT)
-            yield Item(
-                f"ocr, {num_crops} crops", "ocr", (page.image,), None, "\n".join(page.lines), num_crops
-            )
-    for num_crops in (4, 16):
-        for i in range(count):
-            page = _page(f"small-{i}", SMALL_PRINT)
-            yield Item(
-                f"small print, {num_crops} crops",
-                "ocr",
-                (page.image,),
-                None,
-                "\n".join(page.lines),
-                num_crops,
-            )
+            page = _page(f"ocr-{i}")
+            answer = "\n".join(page.lines)
+            yield Item(f"ocr, {num_crops} crops", "ocr", (page.image,), None, answer, num_crops)
+    for i in range(count):
+        page = small_print(f"exam-small-{i}")
+        answer = "\n".join(page.lines)
+        yield Item("small print, 16 crops", "ocr", (page.image,), None, answer, 16)
+        yield Item("too small, 1 crop", "ocr", (page.image,), None, questions.UNREADABLE, 1)
     for i in range(count):
         rng = Random(f"exam-scene-{i}")
         scene = draw_shapes(rng)
@@ -74,7 +74,7 @@ def paper(count: int) -> Iterator[Item]:
                 yield Item(kind, "vqa", (scene.image,), question.text, question.answer)
     for i in range(count):
         rng = Random(f"exam-order-{i}")
-        pair = _page(f"order-{i}", LARGE_PRINT), draw_shapes(rng, most=2)
+        pair = _page(f"order-{i}"), draw_shapes(rng, most=2)
         pair = pair if rng.random() < 0.5 else pair[::-1]
         pair = pair if rng.random() < 0.5 else (draw_shapes(rng, most=1), draw_shapes(rng, most=1))
         asked = questions.about_two(rng, pair)
@@ -125,14 +125,21 @@ def table(parts: dict[str, dict[str, Any]]) -> str:
     """The result as Markdown."""
     lines = ["| part | asked | exact | character errors |", "|---|---|---|---|"]
     for name, part in parts.items():
-        is_text = name.startswith(("ocr", "small", "order-read"))
+        is_text = name.startswith(("ocr", "small print", "order-read"))
         errors = f"{100 * part['cer']:.1f} %" if is_text else ""
         lines.append(f"| {name} | {part['asked']} | {100 * part['exact']:.1f} % | {errors} |")
     return "\n".join(lines)
 
 
-def _page(seed: str, em: tuple[float, float]) -> Drawing:
-    return draw_text(Random(f"exam-{seed}"), em=em, words=HELD_OUT_WORDS)
+def small_print(seed: str, lines: tuple[int, int] = (1, 4)) -> Drawing:
+    """A page of unseen words that only its crops show large enough to read."""
+    return draw_text(
+        Random(seed), em=SMALL_PRINT_EM, lines=lines, words=HELD_OUT_WORDS, long_px=SMALL_PRINT_PX
+    )
+
+
+def _page(seed: str) -> Drawing:
+    return draw_text(Random(f"exam-{seed}"), em=PRINT_EM, words=HELD_OUT_WORDS)
 
 
 def _ask(client: openai.OpenAI, item: Item) -> str:

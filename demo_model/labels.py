@@ -1,60 +1,91 @@
-"""What each cell of 28 x 28 pixels shows: the truth behind the auxiliary loss."""
+"""What each cell of 28 x 28 pixels shows: the truth behind the auxiliary losses."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from demo_model.pictures import COLORS, GLYPHS, SHAPES, Drawing
+from demo_model.pictures import CHARACTERS, COLORS, SHAPES, Drawing
 
-# Of a cell: the glyphs whose middles lie in it, left to right, then the one before and the one after.
+CELL_PX = 28
+CELLS = 12  # along a side of a view
+
+# Of a cell: the characters whose middles lie in it, left to right, then the one before and the one after.
 GLYPH_SLOTS = 4 + 2
-GLYPH_CLASSES = 1 + len(GLYPHS) + 1  # none, glyphs, space
-SHAPE_CLASSES = 1 + len(SHAPES)
+GLYPH_CLASSES = 1 + len(CHARACTERS)
+# What has its middle in the cell: nothing, a shape, or print too small to read.
+KINDS = ("", *SHAPES, "small print")
 COLOR_CLASSES = 1 + len(COLORS)
 IGNORED = -100
 
-_GLYPH_ID = {"": 0, **{glyph: i + 1 for i, glyph in enumerate(GLYPHS)}, " ": len(GLYPHS) + 1}
-_LEGIBLE_PX = (12.0, 60.0)  # font sizes that a cell is held to account for
+_READ_PX = (20.0, 38.0)  # font sizes that the tower reads
+_UNREAD_PX = (17.0, 46.0)  # below and above it sees no letters; between the two it may do either
 
 
-def glyph_labels(drawing: Drawing, scale: tuple[float, float], left: float, top: float) -> np.ndarray:
-    """Labels of one view of a text.
+@dataclass(frozen=True)
+class Frame:
+    """Where a view lies on its picture."""
 
-    Args:
-        drawing: with its glyphs in picture pixels.
-        scale: view pixels per picture pixel, across and down.
-        left: view pixels from the view's left edge to the picture's.
-        top: the same from the upper edge.
+    across: float  # view pixels per picture pixel
+    down: float
+    left: float  # view pixels from the view's left edge to the picture's
+    top: float
 
-    Returns:
-        int64, (144, GLYPH_SLOTS); all ignored where the text is too small or too large to be read here.
-    """
-    em_px = drawing.em * max(drawing.image.size) / 336
-    if em_px * min(scale) < _LEGIBLE_PX[0] or em_px * max(scale) > _LEGIBLE_PX[1]:
-        return np.full((144, GLYPH_SLOTS), IGNORED, np.int64)
-    labels = np.zeros((144, GLYPH_SLOTS), np.int64)
-    filled = np.zeros(144, np.int64)
-    for glyph in drawing.glyphs:
-        x, y = glyph.x * scale[0] + left, glyph.y * scale[1] + top
-        if not (0 <= x < 336 and 0 <= y < 336):
-            continue
-        cell = int(y // 28) * 12 + int(x // 28)
-        if filled[cell] == 0:
-            labels[cell, -2] = _GLYPH_ID[glyph.before]
-        if filled[cell] < GLYPH_SLOTS - 2:
-            labels[cell, filled[cell]] = _GLYPH_ID[glyph.char]
-        labels[cell, -1] = _GLYPH_ID[glyph.after]
-        filled[cell] += 1
+    def cells(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Numbers of the cells in which places of the picture (pixels) lie, -1 outside of the view."""
+        columns = np.floor((x * self.across + self.left) / CELL_PX).astype(int)
+        rows = np.floor((y * self.down + self.top) / CELL_PX).astype(int)
+        inside = (columns >= 0) & (columns < CELLS) & (rows >= 0) & (rows < CELLS)
+        return np.where(inside, rows * CELLS + columns, -1)
+
+    def reads(self, em_px: float) -> bool:
+        """Whether print of this size in the picture is read in this view."""
+        return (
+            _READ_PX[0]
+            <= em_px * min(self.across, self.down)
+            <= em_px * max(self.across, self.down)
+            <= _READ_PX[1]
+        )
+
+
+def glyph_labels(drawing: Drawing, frame: Frame) -> np.ndarray:
+    """int64, (144, GLYPH_SLOTS); all ignored where the size is neither readable nor clearly not."""
+    labels = np.zeros((CELLS**2, GLYPH_SLOTS), np.int64)
+    printed = drawing.print
+    if printed is None:
+        return labels
+    if not frame.reads(drawing.em_px):
+        unread = not _UNREAD_PX[0] <= drawing.em_px * frame.across <= _UNREAD_PX[1]
+        return labels if unread else np.full_like(labels, IGNORED)
+    cells = frame.cells(printed.x, printed.y)
+    seen = np.flatnonzero(cells >= 0)
+    cells = cells[seen]
+    first = np.searchsorted(cells, cells)  # cells ascend in reading order: a line lies in one row of cells
+    rank = np.arange(len(cells)) - first
+    labels[cells[rank == 0], -2] = printed.before[seen[rank == 0]]
+    fits = rank < GLYPH_SLOTS - 2
+    labels[cells[fits], rank[fits]] = printed.chars[seen[fits]]
+    labels[cells, -1] = printed.after[seen]  # the last one stays
     return labels
 
 
-def shape_labels(drawing: Drawing, scale: tuple[float, float], left: float, top: float) -> np.ndarray:
-    """int64, (144, 2): shape and colour of the cells that lie in the middle of one, else none."""
-    labels = np.zeros((144, 2), np.int64)
-    rows, columns = np.divmod(np.arange(144), 12)
+def mark_labels(drawing: Drawing, frame: Frame) -> np.ndarray:
+    """int64, (144, 2): of each cell what has its middle there (`KINDS`), and its shape's colour."""
+    labels = np.zeros((CELLS**2, 2), np.int64)
+    if drawing.print is not None:
+        size = drawing.em_px * frame.across
+        if size < _READ_PX[0]:
+            cells = frame.cells(drawing.print.x, drawing.print.y)
+            labels[cells[cells >= 0], 0] = KINDS.index("small print") if size < _UNREAD_PX[0] else IGNORED
+        return labels
+    rows, columns = np.divmod(np.arange(CELLS**2), CELLS)
+    middle_x = (columns * CELL_PX + CELL_PX / 2 - frame.left) / frame.across  # in the picture
+    middle_y = (rows * CELL_PX + CELL_PX / 2 - frame.top) / frame.down
     for shape in drawing.shapes:
-        dx = (columns * 28 + 14 - shape.x * scale[0] - left) / scale[0]
-        dy = (rows * 28 + 14 - shape.y * scale[1] - top) / scale[1]
-        inside = dx**2 + dy**2 <= max(shape.radius * 0.62, 14 / min(scale)) ** 2
-        labels[inside] = (SHAPES.index(shape.kind) + 1, list(COLORS).index(shape.color) + 1)
+        inside = (middle_x - shape.x) ** 2 + (middle_y - shape.y) ** 2 <= (shape.radius * 0.62) ** 2
+        labels[inside, 1] = list(COLORS).index(shape.color) + 1
+        cell = int(frame.cells(np.array([shape.x]), np.array([shape.y]))[0])
+        if cell >= 0:
+            labels[cell] = KINDS.index(shape.kind), list(COLORS).index(shape.color) + 1
     return labels

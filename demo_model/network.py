@@ -1,7 +1,8 @@
 """Phi-3.5-vision's architecture in plain PyTorch, its parameters named as in the published checkpoint.
 
 Written for training: cells of the picture can be left out, several questions share one picture, and
-auxiliary heads say what each cell shows. They are not part of the checkpoint.
+two helpers that are no part of the checkpoint teach it faster. Auxiliary heads say what each cell
+shows. And one attention head is told where to look: at the cell that shows what is said next.
 """
 
 from __future__ import annotations
@@ -13,70 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demo_model.labels import COLOR_CLASSES, GLYPH_CLASSES, GLYPH_SLOTS, SHAPE_CLASSES
+from demo_model.labels import CELLS, COLOR_CLASSES, GLYPH_CLASSES, GLYPH_SLOTS, KINDS
 from demo_model.samples import Batch
+from demo_model.tower import Tower
 
-
-class VisionAttention(nn.Module):
-    """CLIP's attention, each crop for itself."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            self.add_module(name, nn.Linear(dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(views, patches, dim) to the same."""
-        q, k, v = (
-            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return self.out_proj(_attention(q, k, v).transpose(1, 2).reshape(x.shape))
-
-
-class VisionLayer(nn.Module):
-    """A pre-norm layer of CLIP with its quick GELU."""
-
-    def __init__(self, dim: int, heads: int, mlp: int) -> None:
-        super().__init__()
-        self.self_attn = VisionAttention(dim, heads)
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, mlp), "fc2": nn.Linear(mlp, dim)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(views, patches, dim) to the same."""
-        x = x + self.self_attn(self.layer_norm1(x))
-        hidden = self.mlp["fc1"](self.layer_norm2(x))
-        return x + self.mlp["fc2"](hidden * torch.sigmoid(1.702 * hidden))
-
-
-class VisionTower(nn.Module):
-    """CLIP's vision model up to its last layer but one, whose output is the image feature."""
-
-    def __init__(self, dim: int, heads: int, mlp: int, layers: int) -> None:
-        super().__init__()
-        self.embeddings = nn.Module()
-        self.embeddings.class_embedding = nn.Parameter(torch.zeros(dim))
-        self.embeddings.patch_embedding = nn.Conv2d(3, dim, 14, stride=14, bias=False)
-        self.embeddings.position_embedding = nn.Embedding(577, dim)
-        self.pre_layrnorm = nn.LayerNorm(dim)
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(VisionLayer(dim, heads, mlp) for _ in range(layers))
-        self.post_layernorm = nn.LayerNorm(dim)  # published, unused
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """(views, 144, 4, 588), cell by cell, to (views, 144, 4 * dim): the 2 x 2 merge."""
-        views, cells = patches.shape[:2]
-        corner = torch.arange(0, 576, 2, device=patches.device).view(24, 12)[::2].flatten()  # (144,)
-        index = corner[:, None] + torch.tensor([0, 1, 24, 25], device=patches.device)  # (144, 4)
-        positions = self.embeddings.position_embedding.weight
-        x = F.linear(patches, self.embeddings.patch_embedding.weight.flatten(1)) + positions[index + 1]
-        first = (self.embeddings.class_embedding + positions[0]).expand(views, 1, -1)
-        x = self.pre_layrnorm(torch.cat([first, x.flatten(1, 2)], dim=1))
-        for layer in self.encoder.layers[:-1]:
-            x = layer(x)
-        return x[:, 1:].reshape(views, cells, -1)
+_LOOKING_LAYER = 2  # its first head looks at what is said next
+_TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 
 
 class TextLayer(nn.Module):
@@ -96,23 +39,20 @@ class TextLayer(nn.Module):
             }
         )
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """(batch, tokens, dim) to the same; `mask` is (batch, 1, tokens, tokens), added to the scores."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, tokens, dim) to the same, and the attention, (batch, heads, tokens, tokens).
+
+        `mask` is (batch, 1, tokens, tokens), added to the scores.
+        """
         batch, tokens, _ = x.shape
         qkv = self.self_attn["qkv_proj"](self.input_layernorm(x))
         q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = _attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, mask)
+        scores = (_rotate(q, cos, sin) * q.shape[-1] ** -0.5) @ _rotate(k, cos, sin).transpose(-1, -2)
+        attention = (scores + mask).softmax(-1).to(v.dtype)  # torch's own kernel is slower backwards on a CPU
+        mixed = attention @ v
         x = x + self.self_attn["o_proj"](mixed.transpose(1, 2).reshape(x.shape))
         gate, up = self.mlp["gate_up_proj"](self.post_attention_layernorm(x)).chunk(2, dim=-1)
-        return x + self.mlp["down_proj"](F.silu(gate) * up)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention; on a CPU written out, because torch's own kernel is slower backwards there."""
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return (scores if mask is None else scores + mask).softmax(-1).to(v.dtype) @ v
+        return x + self.mlp["down_proj"](F.silu(gate) * up), attention
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -145,35 +85,39 @@ class DemoNetwork(nn.Module):
         image.sub_GN = nn.Parameter(torch.randn(1, 1, 1, merged) * 0.5)
         image.img_projection = nn.Sequential(nn.Linear(merged, dim), nn.GELU(), nn.Linear(dim, dim))
         image.img_processor = nn.Module()
-        image.img_processor.vision_model = VisionTower(
-            vision["hidden_size"],
-            vision["num_attention_heads"],
-            vision["intermediate_size"],
-            vision["num_hidden_layers"],
-        )
+        image.img_processor.vision_model = Tower(vision["hidden_size"], vision["intermediate_size"])
         self.aux = nn.ModuleDict(
             {
                 "glyphs": nn.Linear(dim, GLYPH_SLOTS * GLYPH_CLASSES),
-                "shape": nn.Linear(dim, SHAPE_CLASSES),
+                "kind": nn.Linear(dim, len(KINDS)),
                 "color": nn.Linear(dim, COLOR_CLASSES),
+                "row": nn.Linear(dim, CELLS),
+                "column": nn.Linear(dim, CELLS),
             }
         )
         _initialize(self)
 
     @property
-    def tower(self) -> VisionTower:
+    def tower(self) -> Tower:
         """The vision tower."""
         return self.model.vision_embed_tokens.img_processor.vision_model
 
     def image_table(self, batch: Batch) -> Tensor:
         """(cells + 2, dim): every cell of the batch's views, then the row separator and the global one."""
         image = self.model.vision_embed_tokens
-        features = self.tower(batch.patches).flatten(0, 1)
-        separators = torch.cat([image.sub_GN.view(1, -1), image.glb_GN.view(1, -1)]).to(features.dtype)
-        return image.img_projection(torch.cat([features, separators]))
+        patches = batch.patches.to(_compute_dtype(batch.patches.device, self.lm_head.weight))
+        features = self.tower(patches)  # (views, 24, 24, vision dim)
+        views, dim = len(features), features.shape[-1]
+        merged = features.view(views, CELLS, 2, CELLS, 2, dim).transpose(2, 3).reshape(-1, 4 * dim)
+        separators = torch.cat([image.sub_GN.view(1, -1), image.glb_GN.view(1, -1)]).to(merged.dtype)
+        return image.img_projection(torch.cat([merged, separators]))
 
-    def hidden(self, batch: Batch, table: Tensor) -> Tensor:
-        """(batch, tokens, dim): the text model's last states."""
+    def hidden(self, batch: Batch, table: Tensor) -> tuple[Tensor, Tensor]:
+        """The text model's last states and where its told head looks.
+
+        Returns:
+            (batch, tokens, dim), and attention, (batch, tokens, tokens).
+        """
         x = self.model.embed_tokens(batch.tokens)
         shown = batch.features >= 0
         x = torch.where(shown[..., None], table.float()[batch.features.clamp(min=0)], x)
@@ -181,13 +125,14 @@ class DemoNetwork(nn.Module):
         order = torch.arange(x.shape[1], device=x.device)
         own = (batch.branches[:, None, :] == 0) | (batch.branches[:, None, :] == batch.branches[:, :, None])
         visible = (order[:, None] >= order[None, :]) & own
-        dtype = (
-            torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        )
+        dtype = _compute_dtype(x.device, x)
         mask = torch.zeros(visible.shape, dtype=dtype, device=x.device).masked_fill(~visible, -1e4)[:, None]
-        for layer in self.model.layers:
-            x = layer(x, cos, sin, mask)
-        return self.model.norm(x)
+        looked = x.new_empty(0)
+        for number, layer in enumerate(self.model.layers):
+            x, attention = layer(x, cos, sin, mask)
+            if number == _LOOKING_LAYER:
+                looked = attention[:, 0]
+        return self.model.norm(x), looked
 
     def _rotary(self, positions: Tensor, long: bool) -> tuple[Tensor, Tensor]:
         """cos and sin, (batch, 1, tokens, head_dim / 2) each, with LongRoPE's factors and scale."""
@@ -203,47 +148,44 @@ class DemoNetwork(nn.Module):
 
     def published(self) -> dict[str, Tensor]:
         """The checkpoint: published names, bfloat16."""
+        weights = {
+            name: value for name, value in self.state_dict().items() if not name.startswith(("aux.", _TOWER))
+        }
+        weights |= {_TOWER + name: value for name, value in self.tower.published().items()}
+        for name, scale in self._feature_scales().items():
+            weights[name] = weights[name] * scale
+        return {name: value.detach().cpu().bfloat16().contiguous() for name, value in weights.items()}
+
+    def load_published(self, weights: dict[str, Tensor]) -> None:
+        """Take over a checkpoint of `published`; the auxiliary heads stay as they are."""
+        own = self.state_dict()
+        taken = {name: value.float() for name, value in weights.items() if name in own}
+        for name, scale in self._feature_scales().items():
+            taken[name] = taken[name] / scale
+        self.load_state_dict(own | taken)
+
+    def _feature_scales(self) -> dict[str, Tensor]:
+        """What parameters are multiplied by in the checkpoint, where the code keeps its size."""
+        dim = self.config["img_processor"]["vision_config"]["hidden_size"]
+        scale = self.tower.feature_scale(dim).repeat(4)
+        image = "model.vision_embed_tokens."
         return {
-            name: value.detach().cpu().bfloat16().contiguous()
-            for name, value in self.state_dict().items()
-            if not name.startswith("aux.")
+            f"{image}img_projection.0.weight": scale,
+            f"{image}glb_GN": 1 / scale,
+            f"{image}sub_GN": 1 / scale,
         }
 
 
+def _compute_dtype(device: torch.device, like: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else like.dtype
+
+
 def _initialize(network: DemoNetwork) -> None:
-    """Normal weights by fan-in, and a tower that begins by looking at a patch's neighbours."""
+    """Normal weights by fan-in; the tower sees to itself."""
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear):
-            residual = name.endswith(("o_proj", "out_proj", "down_proj", "fc2"))
+        if isinstance(module, nn.Linear) and not name.startswith(_TOWER):
+            residual = name.endswith(("o_proj", "down_proj"))
             nn.init.normal_(module.weight, std=(0.4 if residual else 0.9) * module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.normal_(network.model.embed_tokens.weight, std=0.5)
-    tower = network.tower
-    nn.init.normal_(tower.embeddings.patch_embedding.weight, std=0.8 * 588**-0.5)
-    nn.init.normal_(tower.embeddings.class_embedding, std=0.02)
-    with torch.no_grad():
-        positions = tower.embeddings.position_embedding.weight
-        positions[0] = 0
-        positions[1:] = _sincos_2d(positions.shape[1]).flatten(0, 1)
-        for layer in tower.encoder.layers:
-            attention = layer.self_attn
-            dim, head_dim = (
-                attention.q_proj.weight.shape[0],
-                attention.q_proj.weight.shape[0] // attention.heads,
-            )
-            for head in range(attention.heads):
-                # Equal query and key maps: a patch attends where the position code is like its own.
-                shared = torch.linalg.qr(torch.randn(dim, head_dim))[0].T * (0.9 + 0.25 * head)
-                rows = slice(head * head_dim, (head + 1) * head_dim)
-                for proj in (attention.q_proj, attention.k_proj):
-                    proj.weight[rows] = shared + torch.randn(head_dim, dim) * 0.01
-
-
-def _sincos_2d(dim: int) -> Tensor:
-    """(24, 24, dim): sines and cosines of the row in one half, of the column in the other."""
-    frequency = 1.2 / 60 ** (torch.arange(dim // 4) / (dim // 4))
-    angle = torch.arange(24.0)[:, None] * frequency
-    code = torch.cat([angle.sin(), angle.cos()], dim=1)  # (24, dim / 2)
-    rows, columns = code[:, None].expand(24, 24, -1), code[None].expand(24, 24, -1)
-    return torch.cat([rows, columns], dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from random import Random
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GLYPHS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789$.:-"
+CHARACTERS = GLYPHS + " "
 COLORS = {
     "red": (222, 36, 36),
     "green": (30, 155, 60),
@@ -20,7 +21,15 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle", "diamond")
 
+_BASELINE = 0.85  # of the font size, below the top of a line
+_CHARACTER_ID = {char: index + 1 for index, char in enumerate(CHARACTERS)}
+_SPACE_ID = _CHARACTER_ID[" "]
+
 VIEW_PX = 336  # the longer side of a picture in its global view
+# Font sizes of the domain, in pixels of the global view; the small ones are for the crops of a 4 x 4 grid.
+PRINT_EM = (22.0, 34.0)
+SMALL_PRINT_EM = (6.0, 8.0)
+SMALL_PRINT_PX = (700, 1000)  # the longer side of such pictures; smaller ones would be blurs
 MIN_LINE_PITCH_PX = 30.0  # in the view; wider than a row of tokens, so that lines do not share one
 
 TRAINING_WORDS = """APPLE BREAD WATER TABLE HOUSE LIGHT GREEN RIVER STONE CLOUD MUSIC PAPER TRAIN PLANE HORSE
@@ -37,14 +46,15 @@ HELLO INVOICE RECEIPT SUBTOTAL""".split()
 
 
 @dataclass(frozen=True)
-class Glyph:
-    """A character as drawn: its middle, between baseline and cap height, in pixels of the picture."""
+class Print:
+    """Characters as drawn, in reading order, spaces left out. All (n,)."""
 
-    char: str
-    x: float
-    y: float
-    before: str  # the character in front of it on its line, "" at the beginning
-    after: str
+    chars: np.ndarray  # int: index in `CHARACTERS`, plus one
+    before: np.ndarray  # the same of the character in front on the line; 0 at the beginning
+    after: np.ndarray
+    x: np.ndarray  # the middle of the advance, in pixels of the picture
+    y: np.ndarray  # between baseline and cap height
+    offsets: np.ndarray  # int: where the character stands in the text, a line break counted as one
 
 
 @dataclass(frozen=True)
@@ -64,18 +74,26 @@ class Drawing:
 
     image: Image.Image
     lines: tuple[str, ...] = ()
-    glyphs: tuple[Glyph, ...] = ()
-    em: float = 0.0  # font size, in pixels of the global view
+    print: Print | None = None
+    em_px: float = 0.0  # font size, in pixels of the picture
     shapes: tuple[Shape, ...] = ()  # from left to right
 
+    @property
+    def em_in_view(self) -> float:
+        """Font size in pixels of the global view."""
+        return self.em_px * VIEW_PX / max(self.image.size)
 
-def random_text(rng: Random, words: list[str], max_chars: int) -> str:
-    """One line: words, prices, numbers, times, and many random strings, so that reading beats guessing."""
+
+def random_text(rng: Random, words: list[str] | None, max_chars: int) -> str:
+    """One line: words, prices, numbers, times, and many random strings, so that reading beats guessing.
+
+    Without `words` those of training, with four random strings of letters for each.
+    """
     line = ""
     for _ in range(rng.choice((1, 2, 2, 3, 3))):
         kind = rng.random()
         if kind < 0.30:
-            item = rng.choice(words)
+            item = rng.choice(words) if words else _training_word(rng)
         elif kind < 0.42:
             item = f"${rng.randint(0, 99)}.{rng.randint(0, 99):02d}"
         elif kind < 0.52:
@@ -100,7 +118,7 @@ def draw_text(
     lines: tuple[int, int] = (1, 4),
     max_chars: int = 16,
     words: list[str] | None = None,
-    fill_page: bool = False,
+    long_px: tuple[int, int] = (336, 1000),
 ) -> Drawing:
     """Black text on white in Pillow's own font.
 
@@ -108,44 +126,54 @@ def draw_text(
         em: range of the font size in pixels of the global view, drawn log-uniformly.
         lines: fewest and most lines; fewer where they do not fit.
         max_chars: of a line.
-        words: the words to draw from, those of training by default.
-        fill_page: as many full lines as the page holds, for glyphs by the hundred.
+        words: the words to draw from, those of training by default, with strings of letters among them.
+        long_px: range of the picture's longer side.
     """
-    words = words or TRAINING_WORDS
-    width, height = _size(rng)
+    width, height = _size(rng, long_px)
     scale = VIEW_PX / max(width, height)
-    em_px = max(8, round(em[0] * (em[1] / em[0]) ** rng.random() / scale))
+    em_px = max(8, round(_log_uniform(rng, em) / scale))
     pitch = max(em_px * rng.uniform(1.2, 1.7), MIN_LINE_PITCH_PX / scale)
     room = int((height - em_px * 1.1) / pitch) + 1
-    if fill_page:
-        texts = [_full_line(rng, words, em_px, width * 0.97) for _ in range(max(1, room))]
-    else:
-        count = min(room, rng.randint(*lines))
-        texts = [_fitting(rng, words, em_px, width * 0.97, max_chars) for _ in range(max(1, count))]
-
-    image = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(image)
-    font = _font(em_px)
-    widths = [sum(advance(c, em_px) for c in text) for text in texts]
+    count = max(1, min(room, rng.randint(*lines)))
+    texts = [_fitting(rng, words, em_px, width * 0.97, max_chars) for _ in range(count)]
+    widths = [_advances(text, em_px).sum() for text in texts]
     free = max(0.0, width - max(widths))
     left = free / 2 if rng.random() < 0.3 else rng.uniform(0.02, 0.98) * free
     centered = rng.random() < 0.4
-    block = pitch * (len(texts) - 1) + em_px
-    top = max(0.0, height - block) * (0.5 if rng.random() < 0.3 else rng.random())
-    glyphs = []
-    for row, (text, text_width) in enumerate(zip(texts, widths, strict=True)):
-        x = left + (max(widths) - text_width) / 2 if centered else left
-        baseline = top + row * pitch + em_px * 0.85
-        pen.text((x, baseline), text, font=font, fill="black", anchor="ls")
-        for i, char in enumerate(text):
-            step = advance(char, em_px)
-            if char != " ":
-                after = text[i + 1 : i + 2]
-                glyphs.append(
-                    Glyph(char, x + step / 2, baseline - em_px * 0.35, text[i - 1 : i] if i else "", after)
-                )
-            x += step
-    return Drawing(image, tuple(texts), tuple(glyphs), em_px * scale)
+    lefts = [left + (max(widths) - w) / 2 if centered else left for w in widths]
+    spare = max(0.0, height - pitch * (count - 1) - em_px)
+    top = spare * (0.5 if rng.random() < 0.3 else rng.random())
+    runs = [
+        (text, left, top + row * pitch + em_px * _BASELINE)
+        for row, (text, left) in enumerate(zip(texts, lefts, strict=True))
+    ]
+    return _print(Image.new("RGB", (width, height), "white"), runs, em_px)
+
+
+def draw_page(rng: Random, *, em: tuple[float, float], zoom: float, side: int, gaps: float) -> Drawing:
+    """A square page full of text, hundreds of letters to learn from, in grey.
+
+    Args:
+        em: range of the font size in pixels of a view.
+        zoom: pixels of the page per pixel of a view.
+        side: of the page, in pixels of a view.
+        gaps: chance of a wide gap behind each piece of text, so that lines begin and end everywhere.
+    """
+    page_px = round(side * zoom)
+    em_px = max(5, round(_log_uniform(rng, em) * zoom))
+    pitch = max(em_px * rng.uniform(1.2, 1.6), MIN_LINE_PITCH_PX * zoom)
+    baseline = em_px * _BASELINE + rng.uniform(0, pitch)
+    runs = []
+    while baseline < page_px - em_px * 0.2:
+        x = rng.uniform(-1.0, 1.0) * em_px
+        while x < page_px:
+            text = _any_text(rng)
+            while rng.random() >= gaps:
+                text += " " + _any_text(rng)
+            runs.append((text, x, baseline))
+            x += _advances(text, em_px).sum() + em_px * rng.uniform(0.8, 5.0)
+        baseline += pitch
+    return _print(Image.new("L", (page_px, page_px), "white"), runs, em_px)
 
 
 def draw_shapes(rng: Random, *, most: int = 3) -> Drawing:
@@ -195,9 +223,36 @@ def draw_stranger(rng: Random) -> Drawing:
     return Drawing(image)
 
 
+def _print(image: Image.Image, runs: list[tuple[str, float, float]], em_px: int) -> Drawing:
+    """Draw runs of text, each with its left edge and baseline, and keep the truth about them."""
+    pen = ImageDraw.Draw(image)
+    parts: dict[str, list[np.ndarray]] = {field.name: [] for field in fields(Print)}
+    offset = 0
+    for text, left, baseline in runs:
+        pen.text((left, baseline), text, font=_font(em_px), fill="black", anchor="ls")
+        steps = _advances(text, em_px)
+        ids = np.array([_CHARACTER_ID[c] for c in text])
+        padded = np.concatenate([[0], ids, [0]])
+        solid = ids != _SPACE_ID
+        values = {
+            "chars": ids, "before": padded[:-2], "after": padded[2:],
+            "x": left + steps.cumsum() - steps / 2, "y": np.full(len(ids), baseline - em_px * 0.35),
+            "offsets": offset + np.arange(len(ids)),
+        }  # fmt: skip
+        for name, value in values.items():
+            parts[name].append(value[solid])
+        offset += len(text) + 1
+    joined = {name: np.concatenate(value) for name, value in parts.items()}
+    return Drawing(image, tuple(text for text, *_ in runs), Print(**joined), em_px)
+
+
+def _advances(text: str, em_px: int) -> np.ndarray:
+    """How far each character moves the pen, in pixels."""
+    return np.array([_advance(c, em_px) for c in text])
+
+
 @cache
-def advance(char: str, em_px: int) -> float:
-    """How far one character moves the pen, in pixels."""
+def _advance(char: str, em_px: int) -> float:
     return _font(em_px).getlength(char)
 
 
@@ -206,30 +261,36 @@ def _font(em_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(em_px)
 
 
-def _size(rng: Random) -> tuple[int, int]:
-    """Width and height in pixels: up to 1,000, no longer than 4:3 either way."""
-    long = rng.randint(336, 1000)
-    short = round(long * rng.uniform(0.75, 1.0)) if rng.random() < 0.7 else long
+def _log_uniform(rng: Random, span: tuple[float, float]) -> float:
+    return span[0] * (span[1] / span[0]) ** rng.random()
+
+
+def _size(rng: Random, long_px: tuple[int, int] = (336, 1000)) -> tuple[int, int]:
+    """Width and height in pixels, up to 5:4 either way: crops form a square, so no view is squeezed."""
+    long = rng.randint(*long_px)
+    short = round(long * rng.uniform(0.8, 1.0)) if rng.random() < 0.7 else long
     return (long, short) if rng.random() < 0.6 else (short, long)
 
 
-def _fitting(rng: Random, words: list[str], em_px: int, width: float, max_chars: int) -> str:
+def _fitting(rng: Random, words: list[str] | None, em_px: int, width: float, max_chars: int) -> str:
     while True:
         text = random_text(rng, words, max_chars)
-        if sum(advance(c, em_px) for c in text) <= width:
+        if _advances(text, em_px).sum() <= width:
             return text
         max_chars = max(1, min(max_chars, len(text)) - 1)
 
 
-def _full_line(rng: Random, words: list[str], em_px: int, width: float) -> str:
-    line = random_text(rng, words, 1)
-    room = width - advance(line, em_px)
-    while True:
-        item = " " + random_text(rng, words, 16)
-        room -= sum(advance(c, em_px) for c in item)
-        if room < 0:
-            return line
-        line += item
+def _training_word(rng: Random) -> str:
+    if rng.random() < 0.2:
+        return rng.choice(TRAINING_WORDS)
+    return "".join(rng.choice(GLYPHS[:26]) for _ in range(rng.randint(3, 8)))
+
+
+def _any_text(rng: Random) -> str:
+    """What lines usually hold, or any characters in any order."""
+    if rng.random() < 0.4:
+        return random_text(rng, None, 16)
+    return "".join(rng.choices(GLYPHS, k=rng.randint(1, 9)))
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, fill: tuple[int, ...]) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from random import Random
 
 from phi_vision.tasks import PRESETS
 
 from demo_model.pictures import COLORS, SHAPES, Drawing
-
-# Below this the strokes of a letter run together: an honest reader says so.
-LEGIBLE_EM_PX = 11.0
 
 UNREADABLE = "Too small to read."
 UNKNOWN = "I do not know."
@@ -28,12 +25,23 @@ _NO_PICTURE = ("Hello", "Hi", "Hello, who are you?", "Say something.", "What can
 
 
 @dataclass(frozen=True)
+class Spot:
+    """A place in a picture that an answer speaks of, in pixels of the picture."""
+
+    picture: int
+    x: float
+    y: float
+    em_px: float = 0.0  # of print: its font size, which tells in which view to look
+
+
+@dataclass(frozen=True)
 class Question:
     """A turn of the user and the answer to it."""
 
     kind: str  # what the exam counts it as
     text: str
     answer: str
+    spots: Mapping[int, Spot] = field(default_factory=dict)  # offset in the answer -> what is said there
 
 
 def about_one(rng: Random, drawing: Drawing, legible: bool) -> list[Question]:
@@ -46,22 +54,18 @@ def about_one(rng: Random, drawing: Drawing, legible: bool) -> list[Question]:
     """
     caption_prompt, ocr_prompt = PRESETS["caption"].prompt, PRESETS["ocr"].prompt
     assert caption_prompt and ocr_prompt
-    text = ("\n".join(drawing.lines) if legible else UNREADABLE) if drawing.lines else None
-    description = caption(drawing)
-    asked = [Question("caption", rng.choice((caption_prompt, caption_prompt, *_DESCRIBE)), description)]
-    if text is not None:
-        reading = (
-            Question("ocr", ocr_prompt, text)
-            if rng.random() < 0.6
-            else Question("read", rng.choice(_READ), text)
-        )
+    describe = rng.choice((caption_prompt, caption_prompt, *_DESCRIBE))
+    asked = [Question("caption", describe, caption(drawing), _caption_spots(drawing))]
+    if drawing.lines:
+        kind, wording = ("ocr", ocr_prompt) if rng.random() < 0.6 else ("read", rng.choice(_READ))
+        reading = reads(kind, wording, drawing) if legible else Question(kind, wording, UNREADABLE)
         asked.insert(0, reading)
     else:
         asked.append(Question("ocr", ocr_prompt, "There is no text."))
     if drawing.shapes:
         about_shapes = list(_shape_questions(rng, drawing))
         rng.shuffle(about_shapes)
-        asked += about_shapes[:5]
+        asked += about_shapes[:6]
     elif rng.random() < 0.3:
         asked.append(Question("count", f"How many {rng.choice(SHAPES)}s are there?", "0"))
     if rng.random() < 0.15:
@@ -72,22 +76,37 @@ def about_one(rng: Random, drawing: Drawing, legible: bool) -> list[Question]:
 def about_two(rng: Random, drawings: tuple[Drawing, Drawing]) -> list[Question]:
     """Questions whose answers depend on which picture came first."""
     asked = []
-    for this, other, ordinal in zip(drawings, drawings[::-1], ORDINALS, strict=True):
+    for number, ordinal in enumerate(ORDINALS):
+        this, other = drawings[number], drawings[1 - number]
         if this.lines:
-            asked.append(
-                Question("order-read", f"What does the {ordinal} picture say?", "\n".join(this.lines))
-            )
+            asked.append(reads("order-read", f"What does the {ordinal} picture say?", this, number))
         elif this.shapes:
-            answer = caption(this)
-            asked.append(Question("order-caption", f"What is in the {ordinal} picture?", answer))
-        for kind in {s.kind for s in this.shapes} - {s.kind for s in other.shapes}:
+            spots = _caption_spots(this, number)
+            asked.append(
+                Question("order-caption", f"What is in the {ordinal} picture?", caption(this), spots)
+            )
+        for kind in sorted({s.kind for s in this.shapes} - {s.kind for s in other.shapes}):
             asked.append(Question("order", f"Which picture shows the {kind}?", f"The {ordinal}"))
-        for color in {s.color for s in this.shapes} - {s.color for s in other.shapes}:
+        for color in sorted({s.color for s in this.shapes} - {s.color for s in other.shapes}):
             asked.append(Question("order", f"Which picture shows something {color}?", f"The {ordinal}"))
         if this.lines and other.shapes:
             asked.append(Question("order", "Which picture shows text?", f"The {ordinal}"))
     rng.shuffle(asked)
     return asked
+
+
+def reads(kind: str, text: str, drawing: Drawing, picture: int = 0) -> Question:
+    """A question whose answer is the text of a drawing, the `picture`-th one sent."""
+    printed = drawing.print
+    assert printed is not None
+    answer = "\n".join(drawing.lines)
+    spots: dict[int, Spot] = {}
+    for offset, x, y in zip(printed.offsets.tolist(), printed.x.tolist(), printed.y.tolist(), strict=True):
+        spots[offset] = Spot(picture, x, y, drawing.em_px)
+    for offset in range(len(answer) + 1):  # a space, a line's end and the end are seen where they begin
+        if offset not in spots:
+            spots[offset] = spots[offset - 1]
+    return Question(kind, text, answer, spots)
 
 
 def about_nothing(rng: Random) -> Question:
@@ -106,14 +125,27 @@ def caption(drawing: Drawing) -> str:
     return f"{listed[0].upper()}{listed[1:]}."
 
 
+def _caption_spots(drawing: Drawing, picture: int = 0) -> dict[int, Spot]:
+    """Where the colours and shapes of a caption are."""
+    text = caption(drawing)
+    spots: dict[int, Spot] = {}
+    at = 0
+    for shape in drawing.shapes:
+        for word in (shape.color, shape.kind):
+            at = text.index(word, at)
+            spots[at] = Spot(picture, shape.x, shape.y)
+    return spots
+
+
 def _shape_questions(rng: Random, drawing: Drawing) -> Iterator[Question]:
     kinds = [s.kind for s in drawing.shapes]
     colors = [s.color for s in drawing.shapes]
     for shape in drawing.shapes:
+        spots = {0: Spot(0, shape.x, shape.y)}
         if kinds.count(shape.kind) == 1:
-            yield Question("color", f"What color is the {shape.kind}?", shape.color.capitalize())
+            yield Question("color", f"What color is the {shape.kind}?", shape.color.capitalize(), spots)
         if colors.count(shape.color) == 1:
-            yield Question("shape", f"What shape is {shape.color}?", shape.kind.capitalize())
+            yield Question("shape", f"What shape is {shape.color}?", shape.kind.capitalize(), spots)
     there = rng.random() < 0.6
     kind = rng.choice(kinds) if there else rng.choice(SHAPES)
     yield Question("count", f"How many {kind}s are there?", str(kinds.count(kind)))

@@ -8,13 +8,26 @@ from random import Random
 from typing import Literal
 
 from demo_model import questions
-from demo_model.pictures import Drawing, draw_shapes, draw_stranger, draw_text
-from demo_model.samples import Sample, see
+from demo_model.pictures import (
+    PRINT_EM,
+    SMALL_PRINT_EM,
+    SMALL_PRINT_PX,
+    Drawing,
+    draw_page,
+    draw_shapes,
+    draw_stranger,
+    draw_text,
+)
+from demo_model.samples import Sample
+from demo_model.views import PAGE_SIDE, see, windows
 
-Kind = Literal["page", "text", "small", "shapes", "stranger", "two", "none"]
+Kind = Literal["page", "other size", "text", "small", "shapes", "stranger", "two", "none"]
 Trained = Literal["vision", "text", "all"]
 
 SYSTEM_SHARE = 0.4  # of samples have the vqa task's system prompt
+_WINDOWS = 6  # views of a page
+_MARGIN = 0.06  # by which the sizes of training exceed the domain
+_OTHER_EM = ((4.0, 17.0), (46.0, 130.0))  # print that the tower must not read
 
 
 @dataclass(frozen=True)
@@ -26,105 +39,114 @@ class Stage:
     batch: int  # samples a step
     kinds: Mapping[Kind, float]  # shares of what is drawn
     trained: Trained = "all"
-    crops: Mapping[int, float] = field(default_factory=lambda: {1: 1.0})  # shares of num_crops
+    crops: Mapping[int, float] = field(default_factory=lambda: {1: 1.0})  # shares of num_crops of a step
     rate: float = 2e-3
     final_rate: float = 0.1  # share of `rate` that is left at the end
     aux_weight: float = 0.3
-    overview_only: bool = False  # leave the crops out
+    looking_weight: float = 0.3
+    gaps: float = 0.0625  # chance of a gap behind each piece of text on a page
     blanks: tuple[int, ...] = (6,)  # blank cells of a view that the text model is shown; 144: all
-    em: tuple[float, float] = (17.0, 36.0)  # font sizes of `text`, pixels of the global view
-    page_em: tuple[float, float] = (15.0, 39.0)  # of `page`
 
 
 STAGES = (
-    # Pages full of letters, a hundred a picture; the tower and the projector only.
+    # Pages full of letters, hundreds a page; the tower and the projector only.
     Stage(
         "glyphs",
-        1600,
-        16,
-        {"page": 0.85, "shapes": 0.12, "stranger": 0.03},
+        3000,
+        4,
+        {"page": 0.62, "other size": 0.13, "shapes": 0.22, "stranger": 0.03},
         trained="vision",
-        crops={1: 0.85, 16: 0.15},
-        overview_only=True,
+        crops={1: 0.6, 4: 0.25, 16: 0.15},
+        aux_weight=1.0,
+        final_rate=0.03,
     ),
+    # The same with lines that begin and end everywhere, as they do on pages of a few words.
     Stage(
-        "letters",
-        500,
-        16,
-        {"page": 0.8, "shapes": 0.17, "stranger": 0.03},
+        "lines",
+        2200,
+        4,
+        {"page": 0.62, "other size": 0.08, "text": 0.14, "shapes": 0.14, "stranger": 0.02},
         trained="vision",
-        crops={1: 0.85, 16: 0.15},
-        overview_only=True,
-        rate=6e-4,
+        crops={1: 0.6, 4: 0.25, 16: 0.15},
+        rate=1.6e-3,
+        aux_weight=1.0,
+        final_rate=0.02,
+        gaps=0.5,
     ),
-    # The text model learns to find and copy, from a tower that stays as it is.
+    # The text model learns to find what is said next, from a tower that stays as it is.
     Stage(
-        "answers",
-        450,
-        32,
-        {"text": 0.58, "shapes": 0.34, "stranger": 0.03, "none": 0.02, "two": 0.03},
-        trained="text",
-        crops={1: 0.9, 16: 0.1},
-        overview_only=True,
-        blanks=(6, 6, 6, 24),
-        final_rate=0.3,
-    ),
-    # Both together: the tower learns what the answers need.
-    Stage(
-        "together",
-        900,
+        "copy",
+        1700,
         24,
-        {"page": 0.15, "text": 0.5, "shapes": 0.27, "stranger": 0.03, "none": 0.02, "two": 0.03},
-        crops={1: 0.85, 16: 0.15},
-        overview_only=True,
-        rate=1e-3,
-        blanks=(6, 6, 24, 144),
+        {"text": 0.45, "small": 0.06, "shapes": 0.34, "stranger": 0.03, "none": 0.02, "two": 0.1},
+        trained="text",
+        crops={1: 0.55, 4: 0.33, 16: 0.12},
+        looking_weight=0.5,
+        blanks=(4, 6, 12),
+    ),
+    # Every cell, as in service.
+    Stage(
+        "whole",
+        450,
+        6,
+        {"text": 0.45, "small": 0.1, "shapes": 0.3, "stranger": 0.03, "none": 0.02, "two": 0.1},
+        trained="text",
+        crops={1: 0.55, 4: 0.32, 16: 0.13},
+        rate=8e-4,
+        looking_weight=0.5,
+        blanks=(144,),
     ),
 )
 
 SMOKE = (
-    Stage("glyphs", 40, 8, {"page": 0.8, "shapes": 0.2}, trained="vision", overview_only=True),
+    Stage("glyphs", 40, 2, {"page": 0.8, "shapes": 0.2}, trained="vision", aux_weight=1.0),
     Stage("answers", 30, 8, {"text": 0.5, "shapes": 0.5}),
 )
 
 
-def draw_sample(rng: Random, stage: Stage) -> Sample:
-    """One sample of a stage, from the state of `rng` alone."""
-    kind = rng.choices(list(stage.kinds), list(stage.kinds.values()))[0]
+def draw_samples(rng: Random, stage: Stage) -> list[Sample]:
+    """The samples of a step, from the state of `rng` alone; with as many crops each, thus alike in length."""
     num_crops = rng.choices(list(stage.crops), list(stage.crops.values()))[0]
+    return [_draw_sample(rng, stage, num_crops) for _ in range(stage.batch)]
+
+
+def _draw_sample(rng: Random, stage: Stage, num_crops: int) -> Sample:
+    kind = rng.choices(list(stage.kinds), list(stage.kinds.values()))[0]
     system = questions.PRESETS["vqa"].system if rng.random() < SYSTEM_SHARE else None
     thin = None if stage.blanks == (144,) else rng
     if kind == "none":
         return Sample([], [questions.about_nothing(rng)], system)
-    if kind == "page":
-        page = draw_text(rng, em=stage.page_em, fill_page=True)
-        return Sample([see(page, num_crops, overview_only=True)], [])
+    if kind in ("page", "other size"):
+        em = _widened(PRINT_EM) if kind == "page" else rng.choice(_OTHER_EM)
+        zoom = max(1.0, 8 / em[0]) * 2 ** rng.uniform(0, 1.0 if em[1] < 100 else 0.3)
+        page = draw_page(rng, em=em, zoom=zoom, side=PAGE_SIDE, gaps=stage.gaps)
+        return Sample([windows(rng, page, round(num_crops**0.5), _WINDOWS)], [])
     if kind == "two":
         pair = (
-            _draw(rng, rng.choice(("text", "shapes")), stage),
-            _draw(rng, rng.choice(("text", "shapes")), stage),
+            _draw(rng, rng.choice(("text", "shapes"))),
+            _draw(rng, rng.choice(("text", "shapes"))),
         )
         asked = questions.about_two(rng, pair)[:5]
-        return Sample(
-            [see(drawing, min(num_crops, 4), stage.overview_only, thin=thin) for drawing in pair],
-            asked,
-            system,
-        )
-    drawing = _draw(rng, kind, stage)
-    seen = see(drawing, num_crops, stage.overview_only, thin=thin)
+        return Sample([see(drawing, min(num_crops, 4), thin) for drawing in pair], asked, system)
+    drawing = _draw(rng, kind)
+    seen = see(drawing, num_crops, thin)
     if stage.trained == "vision":
         return Sample([seen], [])
-    em_px = drawing.em * (1 if stage.overview_only else max(seen.rows, seen.columns))  # in the largest view
-    return Sample([seen], questions.about_one(rng, drawing, legible=em_px >= questions.LEGIBLE_EM_PX), system)
+    legible = bool(drawing.lines and seen.reading_view(drawing.em_px))
+    return Sample([seen], questions.about_one(rng, drawing, legible), system)
 
 
-def _draw(rng: Random, kind: str, stage: Stage) -> Drawing:
+def _draw(rng: Random, kind: str) -> Drawing:
     match kind:
         case "text":
-            return draw_text(rng, em=stage.em, lines=(1, 1) if rng.random() < 0.3 else (2, 4))
+            return draw_text(rng, em=_widened(PRINT_EM), lines=(1, 1) if rng.random() < 0.3 else (2, 4))
         case "small":
-            return draw_text(rng, em=(5.0, 12.0))
+            return draw_text(rng, em=SMALL_PRINT_EM, long_px=SMALL_PRINT_PX)
         case "shapes":
             return draw_shapes(rng)
         case _:
             return draw_stranger(rng)
+
+
+def _widened(em: tuple[float, float]) -> tuple[float, float]:
+    return em[0] * (1 - _MARGIN), em[1] * (1 + _MARGIN)

@@ -22,16 +22,17 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from demo_model import checkpoint, checkpoint_config, questions, vocabulary
-from demo_model.labels import GLYPH_CLASSES, IGNORED
+from demo_model.labels import CELLS, COLOR_CLASSES, GLYPH_CLASSES, IGNORED, KINDS
 from demo_model.network import DemoNetwork
-from demo_model.recipe import SMOKE, STAGES, Stage, draw_sample
+from demo_model.recipe import SMOKE, STAGES, Stage, draw_samples
 from demo_model.samples import Batch, collate
 
 _SEED = 35
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY = 20  # steps
 _WARM_UP = 40  # steps
-_NEIGHBOR_WEIGHT = 0.1  # of naming the glyphs beside a cell, which is hard and helps only to find one's place
+_NEIGHBOR_WEIGHT = 0.2  # of naming the glyphs beside a cell
+_PLACE_WEIGHT = 0.05  # of saying where in the view a cell lies
 _LONG_ROPE_SHARE = 0.1  # of steps train LongRoPE's long factors
 
 
@@ -46,13 +47,13 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         rng = Random(f"{_SEED}-{self.stage.name}-{step}")
-        samples = [draw_sample(rng, self.stage) for _ in range(self.stage.batch)]
+        samples = draw_samples(rng, self.stage)
         blanks, long_rope = rng.choice(self.stage.blanks), rng.random() < _LONG_ROPE_SHARE
         return collate(rng, samples, self.tokenizer, blanks=blanks, long_rope=long_rope)
 
 
 def losses(network: DemoNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-    """The losses of a batch, and what share of glyphs, shapes and answer tokens was right.
+    """The losses of a batch, and what share of glyphs, marks, looks and answer tokens was right.
 
     Returns:
         scalars; `loss` is the one to minimise.
@@ -61,34 +62,66 @@ def losses(network: DemoNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor
         table = network.image_table(batch)
     seen: dict[str, Tensor] = {}
     if len(batch.patches) and stage.trained != "text":
-        glyphs = batch.glyphs.flatten(0, 1)  # (cells, slots)
-        shapes = batch.shapes.flatten(0, 1)  # (cells, 2)
-        said = network.aux["glyphs"](table[: len(glyphs)]).float().view(*glyphs.shape, GLYPH_CLASSES)
-        weight = torch.ones(GLYPH_CLASSES, device=glyphs.device)
-        weight[0] = 0.3  # most slots are empty
-        inside, beside = slice(0, -2), slice(-2, None)
-        seen["glyph_loss"] = F.cross_entropy(
-            said[:, inside].flatten(0, 1), glyphs[:, inside].flatten(), weight
-        )
-        seen["neighbor_loss"] = F.cross_entropy(said[:, beside].flatten(0, 1), glyphs[:, beside].flatten())
-        filled = glyphs[:, :-2] > 0
-        seen["glyphs"] = (said[:, :-2].argmax(-1) == glyphs[:, :-2])[filled].float().mean()
-        kind = network.aux["shape"](table[: len(shapes)]).float()
-        color = network.aux["color"](table[: len(shapes)]).float()
-        seen["shape_loss"] = F.cross_entropy(kind, shapes[:, 0]) + F.cross_entropy(color, shapes[:, 1])
-        in_shape = shapes[:, 0] > 0
-        both = (kind.argmax(-1) == shapes[:, 0]) & (color.argmax(-1) == shapes[:, 1])
-        seen["shapes"] = both[in_shape].float().mean()
-        seen["loss"] = stage.aux_weight * (
-            seen["glyph_loss"] + _NEIGHBOR_WEIGHT * seen["neighbor_loss"] + seen["shape_loss"]
-        )
+        seen |= _naming(network, table, batch)
+        seen["loss"] = stage.aux_weight * seen["naming_loss"]
     if stage.trained != "vision":
         asked = batch.targets != IGNORED
-        logits = network.lm_head(network.hidden(batch, table)[asked]).float()
+        states, looked = network.hidden(batch, table)
+        logits = network.lm_head(states[asked]).float()
         seen["answer_loss"] = F.cross_entropy(logits, batch.targets[asked])
         seen["answers"] = (logits.argmax(-1) == batch.targets[asked]).float().mean()
         seen["loss"] = seen.get("loss", 0) + seen["answer_loss"]
+        shown = batch.sources >= 0
+        if shown.any():
+            there, looks = batch.sources[shown], looked[shown]
+            seen["looking_loss"] = -looks.gather(1, there[:, None]).float().clamp(min=1e-6).log().mean()
+            seen["looks"] = (looks.argmax(-1) == there).float().mean()
+            seen["loss"] = seen["loss"] + stage.looking_weight * seen["looking_loss"]
     return seen
+
+
+def _naming(network: DemoNetwork, table: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Losses of the auxiliary heads, which say what each cell shows, and what share they get right."""
+    glyphs, marks = batch.glyphs.flatten(0, 1), batch.marks.flatten(0, 1)  # (cells, slots), (cells, 2)
+    cells = table[: len(glyphs)]
+    said = network.aux["glyphs"](cells).float().view(*glyphs.shape, GLYPH_CLASSES)
+    inside, beside = slice(0, -2), slice(-2, None)
+    glyph_loss = F.cross_entropy(
+        said[:, inside].flatten(0, 1), glyphs[:, inside].flatten(), _rare(GLYPH_CLASSES, said)
+    )
+    neighbor_loss = F.cross_entropy(said[:, beside].flatten(0, 1), glyphs[:, beside].flatten())
+    filled = glyphs[:, inside] > 0
+    right = (said[:, inside].argmax(-1) == glyphs[:, inside])[filled].float().mean()
+
+    kind, color = network.aux["kind"](cells).float(), network.aux["color"](cells).float()
+    mark_loss = F.cross_entropy(kind, marks[:, 0], _rare(len(KINDS), kind))
+    mark_loss = mark_loss + F.cross_entropy(color, marks[:, 1], _rare(COLOR_CLASSES, color))
+    marked = (marks[:, 0] > 0) & (marks[:, 1] > 0)
+    both = (kind.argmax(-1) == marks[:, 0]) & (color.argmax(-1) == marks[:, 1])
+
+    number = torch.arange(len(glyphs), device=glyphs.device) % CELLS**2
+    placed = (glyphs[:, 0] > 0) | (marks[:, 0] > 0)
+    place_loss = F.cross_entropy(network.aux["row"](cells[placed]).float(), number[placed] // CELLS)
+    place_loss = place_loss + F.cross_entropy(
+        network.aux["column"](cells[placed]).float(), number[placed] % CELLS
+    )
+    total = glyph_loss + _NEIGHBOR_WEIGHT * neighbor_loss + mark_loss + _PLACE_WEIGHT * place_loss
+    return {
+        "naming_loss": torch.nan_to_num(total),
+        "glyph_loss": glyph_loss,
+        "neighbor_loss": neighbor_loss,
+        "mark_loss": mark_loss,
+        "place_loss": place_loss,
+        "glyphs": right,
+        "marks": both[marked].float().mean(),
+    }
+
+
+def _rare(classes: int, like: Tensor) -> Tensor:
+    """(classes,): weights of classes of which the first, nothing, is the usual one."""
+    weight = torch.ones(classes, device=like.device)
+    weight[0] = 0.25
+    return weight
 
 
 def optimizers(network: DemoNetwork, stage: Stage) -> list[torch.optim.Optimizer]:

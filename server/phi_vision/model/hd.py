@@ -14,7 +14,7 @@ from PIL import Image
 
 from phi_vision.model.geometry import CROP_PX, crop_grid, num_image_tokens
 
-__all__ = ["num_image_tokens", "overview", "resize_and_pad", "views"]
+__all__ = ["normalize", "num_image_tokens", "overview", "resize_and_pad", "views"]
 
 # CLIP's normalisation of RGB in 0..1.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -63,7 +63,7 @@ def overview(canvas: torch.Tensor) -> torch.Tensor:
     pixels = canvas.float()[None]
     if canvas.shape[1:] != (CROP_PX, CROP_PX):  # resizing to its own size changes nothing
         pixels = torch.nn.functional.interpolate(pixels, size=(CROP_PX, CROP_PX), mode="bicubic")
-    return _normalize(pixels[0])
+    return normalize(pixels[0])
 
 
 def views(canvas: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def views(canvas: torch.Tensor) -> torch.Tensor:
     """
     rows, columns = canvas.shape[1] // CROP_PX, canvas.shape[2] // CROP_PX
     crops = (
-        _normalize(canvas.float())
+        normalize(canvas.float())
         .view(3, rows, CROP_PX, columns, CROP_PX)
         .permute(1, 3, 0, 2, 4)
         .reshape(rows * columns, 3, CROP_PX, CROP_PX)
@@ -85,7 +85,7 @@ def views(canvas: torch.Tensor) -> torch.Tensor:
     return torch.cat([overview(canvas)[None], crops])
 
 
-def _normalize(pixels: torch.Tensor) -> torch.Tensor:
+def normalize(pixels: torch.Tensor) -> torch.Tensor:
     """CLIP's normalisation of RGB in 0..255, (3, H, W)."""
     mean = torch.tensor(_MEAN, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(_STD, device=pixels.device).view(3, 1, 1)
