@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from phi_vision.checkpoint import DEMO_FOLDER
 from phi_vision.hardware import this_machine
-from phi_vision.model.demo import demo_checkpoint
 from PIL import Image
 
 GIB = 1 << 30
@@ -40,7 +40,7 @@ TERMS = (
 
 def full_size_checkpoint(folder: Path) -> Path:
     """Phi-3.5-vision's sizes around the demo's files, whose weights `--load-format dummy` does not read."""
-    for file in demo_checkpoint().iterdir():
+    for file in DEMO_FOLDER.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_size": 3072, "intermediate_size": 8192, "vocab_size": 32064}

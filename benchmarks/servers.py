@@ -59,8 +59,8 @@ class Server:
     def letter_tokens(self) -> list[int] | None:
         """Ids of tokens that are plain letters, where the server has vLLM's `/tokenize`.
 
-        Random weights answer mostly with bytes that are no text, and a client sees no token until some
-        are. Fixed-length runs allow only these, so that every token shows when it is made.
+        An answer that has no end otherwise strays into bytes that are no text, and a client sees no token
+        until some are. Fixed-length runs allow only these, so that every token shows when it is made.
         """
         body = {"model": self.models[0]["id"], "prompt": _LETTERS, "add_special_tokens": False}
         try:

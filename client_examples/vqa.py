@@ -7,8 +7,8 @@ from pathlib import Path
 
 from openai import OpenAI
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/images/chart.png")
-question = sys.argv[2] if len(sys.argv) > 2 else "Which bar is the highest?"
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/images/shapes.png")
+question = sys.argv[2] if len(sys.argv) > 2 else "What color is the circle?"
 picture = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"), api_key="none")

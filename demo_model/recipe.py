@@ -96,6 +96,18 @@ STAGES = (
         looking_weight=0.5,
         blanks=(144,),
     ),
+    # Tower and text model together: letters between two cells are given to one of them.
+    Stage(
+        "together",
+        480,
+        12,
+        {"text": 0.5, "small": 0.07, "shapes": 0.28, "stranger": 0.03, "none": 0.02, "two": 0.1},
+        crops={1: 0.5, 4: 0.4, 16: 0.1},
+        rate=7e-4,
+        final_rate=0.02,
+        looking_weight=0.5,
+        blanks=(144,),
+    ),
 )
 
 SMOKE = (
@@ -107,7 +119,9 @@ SMOKE = (
 def draw_samples(rng: Random, stage: Stage) -> list[Sample]:
     """The samples of a step, from the state of `rng` alone; with as many crops each, thus alike in length."""
     num_crops = rng.choices(list(stage.crops), list(stage.crops.values()))[0]
-    return [_draw_sample(rng, stage, num_crops) for _ in range(stage.batch)]
+    whole = stage.blanks == (144,)
+    count = max(1, stage.batch // 3) if whole and num_crops == 16 else stage.batch  # 2,509 tokens each
+    return [_draw_sample(rng, stage, num_crops) for _ in range(count)]
 
 
 def _draw_sample(rng: Random, stage: Stage, num_crops: int) -> Sample:

@@ -199,7 +199,7 @@ class Run:
                 if math.isfinite(value):
                     mean[name] = 0.95 * mean.get(name, value) + 0.05 * value
             self.step += 1
-            self.pictures += stage.batch
+            self.pictures += len(batch.tokens)
             if self.step % _LOG_EVERY == 0 or self.step == order.stop:
                 bar.set_postfix({k: f"{v:.3f}" for k, v in mean.items() if not k.endswith("_loss")})
                 self._log(stage, mean)

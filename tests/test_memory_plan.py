@@ -193,10 +193,10 @@ def test_the_plan_is_frozen() -> None:
 
 
 def test_the_demos_weights_are_counted_to_the_byte() -> None:
-    from phi_vision.model.demo import demo_checkpoint
+    from phi_vision.checkpoint import DEMO_FOLDER
     from safetensors import safe_open
 
-    folder = demo_checkpoint()
+    folder = DEMO_FOLDER
     model = read_config_json(folder)
     used = {"text": 0, "vision": 0}
     with safe_open(folder / "model.safetensors", "pt") as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from phi_vision.model.demo import demo_checkpoint
+from phi_vision.checkpoint import DEMO_FOLDER
 from pictures import image_part, reference_picture, user
 from serving import Server, running_server
 
@@ -21,7 +21,7 @@ KEY = "a-secret-key"
 def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint with the published one's `auto_map`, to code that tells when it is run."""
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    shutil.copytree(demo_checkpoint(), folder)
+    shutil.copytree(DEMO_FOLDER, folder)
     (folder / "trap.py").write_text(
         f"open({str(folder / 'WAS_RUN')!r}, 'w'); raise SystemExit('remote code ran')"
     )

@@ -122,10 +122,10 @@ def test_a_cpu_leaves_memory_to_others() -> None:
 
 
 def test_the_demo_serves_the_whole_context_on_a_small_cpu() -> None:
-    from phi_vision.model.demo import demo_checkpoint
+    from phi_vision.checkpoint import DEMO_FOLDER
 
     small = Device("cpu", "x86_64", 8 * GIB, free_bytes=6 * GIB)
-    model = read_config_json(demo_checkpoint())
+    model = read_config_json(DEMO_FOLDER)
     option = planning.choose(planning.options(ServeConfig(), small, model), small)
     assert option.plan.max_model_len == 131072
     assert planning.engine_environment(option, small) == {"VLLM_CPU_KVCACHE_SPACE": "2"}
@@ -296,9 +296,9 @@ def test_memory_that_the_driver_keeps_is_not_planned_with(
 
 
 def _demo() -> Path:
-    from phi_vision.model.demo import demo_checkpoint
+    from phi_vision.checkpoint import DEMO_FOLDER
 
-    return demo_checkpoint()
+    return DEMO_FOLDER
 
 
 def test_the_readme_shows_what_the_commands_say() -> None:

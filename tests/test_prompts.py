@@ -1,12 +1,11 @@
 """Prompt token ids equal those of the model's original processor, for every shape of chat."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from phi_vision.model.demo import demo_checkpoint
+from phi_vision.checkpoint import DEMO_FOLDER
 from pictures import image_part, reference_picture, user
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -16,7 +15,7 @@ TOKENS = 313  # of each at one crop
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(Path(demo_checkpoint()))
+    return AutoTokenizer.from_pretrained(DEMO_FOLDER)
 
 
 def original_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
-from phi_vision.model.demo import demo_checkpoint
 from phi_vision.rope_mode import HEADER, SHORT_WINDOW
 from pictures import image_part, reference_picture, user
 from PIL import Image
+from random_weights import write_random_checkpoint
 from serving import Server, running_server
 from text_reference import Factors, TextReference
 
@@ -30,8 +30,8 @@ MODES_DIFFER = 0.1  # log-probabilities of the two modes, at least once in an an
 
 # float32 to compare, and steps of 2048 tokens so that prompts come in chunks.
 FLAGS = (
-    *("--model", "demo", "--dtype", "float32", "--max-num-batched-tokens", "2048"),
-    "--enable-prompt-tokens-details",
+    *("--dtype", "float32", "--max-num-batched-tokens", "2048"),
+    *("--served-model-name", "phi-3.5-vision", "--enable-prompt-tokens-details"),
 )
 KV_BLOCK_TOKENS = 128
 KV_BLOCKS = 176  # one is vLLM's own; the lengths above fit together, six growing requests do not
@@ -97,8 +97,14 @@ def check(reference: TextReference, prompt: list[int], answer: Answer, factors: 
 
 
 @pytest.fixture(scope="module")
-def reference() -> TextReference:
-    return TextReference(demo_checkpoint())
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights: a trained model answers alike with either factors, which is what they are for."""
+    return write_random_checkpoint(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> TextReference:
+    return TextReference(checkpoint)
 
 
 @pytest.mark.slow
@@ -106,10 +112,15 @@ def reference() -> TextReference:
     ("rope", "max_model_len", "lengths"), [("short", 4096, SHORT_PROMPTS), ("long", 16384, LONG_PROMPTS)]
 )
 def test_stock_vllm_equals_the_same_reference(
-    tmp_path: Path, reference: TextReference, rope: Factors, max_model_len: int, lengths: Sequence[int]
+    tmp_path: Path,
+    checkpoint: Path,
+    reference: TextReference,
+    rope: Factors,
+    max_model_len: int,
+    lengths: Sequence[int],
 ) -> None:
     """In the fixed modes the rotary module and the routes are vLLM's, untouched."""
-    flags = (*FLAGS, "--max-model-len", str(max_model_len), "--rope", rope)
+    flags = (*FLAGS, "--model", str(checkpoint), "--max-model-len", str(max_model_len), "--rope", rope)
     with running_server(tmp_path / "log.txt", *flags) as server:
         for length in lengths:
             answer = complete(server, prompt_of(length))
@@ -118,8 +129,9 @@ def test_stock_vllm_equals_the_same_reference(
 
 
 @pytest.fixture(scope="module")
-def per_request(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    flags = (*FLAGS, "--max-model-len", "16384", "--num-gpu-blocks-override", str(KV_BLOCKS))
+def per_request(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
+    flags = (*FLAGS, "--model", str(checkpoint), "--max-model-len", "16384")
+    flags += ("--num-gpu-blocks-override", str(KV_BLOCKS))
     flags += ("--hf-overrides", '{"initializer_range": 0.02}')  # a user's own does not undo ours
     with running_server(tmp_path_factory.mktemp("rope") / "log.txt", "--rope", "per-request", *flags) as s:
         yield s
@@ -158,7 +170,7 @@ def test_modes_share_a_batch(per_request: Server, reference: TextReference) -> N
 def test_preempted_requests_keep_their_mode(
     per_request: Server, reference: TextReference, last: Factors
 ) -> None:
-    """Six requests that fill the cache but for two blocks, each about to need one more.
+    """Six requests that fill the cache but for two blocks, each soon to need one more.
 
     vLLM then drops the one that came last and computes it anew, with its answer so far as prompt.
     """
@@ -166,7 +178,7 @@ def test_preempted_requests_keep_their_mode(
     assert sum(blocks) == KV_BLOCKS - 3
     if last == "long":
         blocks.reverse()
-    lengths = [KV_BLOCK_TOKENS * n - 20 for n in blocks]
+    lengths = [KV_BLOCK_TOKENS * n - 100 for n in blocks]
     prompts = [prompt_of(length, seed=2) for length in lengths]
     prompts = [[1, 260 + i, *prompt[2:]] for i, prompt in enumerate(prompts)]  # none shares a block
     before = preemptions(per_request)

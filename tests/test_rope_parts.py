@@ -16,9 +16,9 @@ import pytest
 import torch
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
+from phi_vision.checkpoint import DEMO_FOLDER
 from phi_vision.model import rope
 from phi_vision.model.config import Phi3VConfig
-from phi_vision.model.demo import demo_checkpoint
 from phi_vision.plugins import rope as plugin
 from phi_vision.rope_mode import HEADER, SHORT_MARK, SHORT_WINDOW
 from torch import nn
@@ -36,7 +36,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
-    return json.loads((demo_checkpoint() / "config.json").read_text())
+    return json.loads((DEMO_FOLDER / "config.json").read_text())
 
 
 def vllm_module(config: dict[str, Any], max_model_len: int, patch: pytest.MonkeyPatch) -> nn.Module:
@@ -85,15 +85,18 @@ def test_no_position_of_a_short_request_reads_a_long_row(
     model = nn.ModuleList([vllm_module(config, 131072, monkeypatch)])
     long_offset = rope.hold_both_modes(model)
     assert long_offset == config["max_position_embeddings"]
-    # The first rotary pair has factor 1 in both sets; the last differs. Its angle in row n is n / (1 +
-    # 47/48) of the unscaled one when short, n / 48 when long.
+    # The first rotary pair has factor 1 in both sets; the last differs. Its angle in row n is the unscaled
+    # one divided by the set's factor.
+    scaling = config["rope_scaling"]
+    short, long = scaling["short_factor"][-1], scaling["long_factor"][-1]
+    assert long > 2 * short
     table = model[0].long_short_cos_sin_cache
     assert table.shape == (2 * long_offset, 96)
     angles = torch.atan2(table[:, 95], table[:, 47])
     unscaled = 10000.0 ** (-94 / 96)
     for row in (SHORT_WINDOW - 1, SHORT_WINDOW, 2 * SHORT_WINDOW):
-        assert angles[row] == pytest.approx(row * unscaled / (1 + 47 / 48), abs=1e-4)
-        assert angles[row + long_offset] == pytest.approx(row * unscaled / 48, abs=1e-4)
+        assert angles[row] == pytest.approx(row * unscaled / short, abs=1e-4)
+        assert angles[row + long_offset] == pytest.approx(row * unscaled / long, abs=1e-4)
 
 
 def test_refuses_a_checkpoint_with_another_window(

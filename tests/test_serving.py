@@ -1,6 +1,5 @@
 """Tasks, crops and vLLM's own features through the real server with the real SDK."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -195,16 +194,6 @@ def test_what_a_picture_shows_matters(client: openai.OpenAI) -> None:
     left, right = Image.new("RGB", (400, 300), "red"), reference_picture(400, 300, 2)
     assert logprob(left) != logprob(right)
     assert logprob(left, right) != logprob(right, left)  # and their order
-
-
-def test_many_at_once_get_each_their_own(client: openai.OpenAI) -> None:
-    sizes = [(200 + 40 * i, 300) for i in range(8)]
-    parts = [image_part(reference_picture(*size, seed=i), "low") for i, size in enumerate(sizes)]
-    alone = [text_of(ask(client, part, "Describe.")[0]) for part in parts]
-    with ThreadPoolExecutor(len(parts)) as pool:
-        together = list(pool.map(lambda part: text_of(ask(client, part, "Describe.")[0]), parts))
-    assert together == alone
-    assert len(set(alone)) > 1
 
 
 def test_vllms_own_features_work_with_pictures(client: openai.OpenAI) -> None:

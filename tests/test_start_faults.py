@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 from phi_vision import launcher
-from phi_vision.checkpoint import check_weights
+from phi_vision.checkpoint import DEMO_FOLDER, check_weights
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
-from phi_vision.model.demo import demo_checkpoint
 from phi_vision.plugins.start_faults import explained
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +28,7 @@ def serve(*flags: str, timeout_s: float = 60, **env: str) -> subprocess.Complete
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(demo_checkpoint(), tmp_path / "model"))
+    return Path(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
 
 
 def test_a_taken_port_is_one_line() -> None:
@@ -71,24 +70,6 @@ def test_damaged_weights_are_found_before_the_start(weights: Path, damage: str) 
         file.write_bytes(b"")
     with pytest.raises(UsageError, match="download"):
         check_weights(weights)
-
-
-def test_a_cache_that_cannot_be_written_is_one_line() -> None:
-    result = serve("--model", "demo", "--port", "18998", PHI_VISION_CACHE="/proc/nowhere")
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "set PHI_VISION_CACHE" in result.stderr
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing_half(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a full disk: the write fails in the middle."""
-    command = f"ulimit -f 100; exec {sys.executable} -m phi_vision serve --model demo --port 18998"
-    env = {**os.environ, "PHI_VISION_CACHE": str(tmp_path)}
-    result = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=60, env=env, check=False
-    )
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
-    assert "the demo model cannot be written" in result.stderr
-    assert list(tmp_path.iterdir()) == []  # the next start writes it anew
 
 
 def test_a_key_file_that_is_missing_or_empty_is_one_line(tmp_path: Path) -> None:
@@ -155,7 +136,7 @@ def test_the_hub_may_be_gone_after_the_first_start(tmp_path: Path) -> None:
     """A repository that is whole in the cache is served from there when no hub answers."""
     repository = tmp_path / "hub" / "models--somebody--some-model"
     snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(demo_checkpoint(), snapshot)
+    shutil.copytree(DEMO_FOLDER, snapshot)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(snapshot.name)
     program = (

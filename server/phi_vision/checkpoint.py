@@ -12,10 +12,13 @@ from phi_vision.errors import UsageError
 
 _PROBE_TIMEOUT_S = 4.0
 
+DEMO_FOLDER = Path(__file__).parent / "demo"  # part of the package; its MODEL_CARD.md says what it can do
+
 DEMO_BANNER = """\
   ****************************************************************************
-  *  DEMO MODEL. This is not Phi-3.5-vision: a toy of the same architecture  *
-  *  with random weights. Its answers mean nothing; everything else is real. *
+  *  DEMO MODEL. This is not Phi-3.5-vision: a toy of the same architecture, *
+  *  trained to read short printed lines of capitals and digits and to name  *
+  *  plain shapes. It knows nothing else.                                    *
   *  {reason:<72}*
   ****************************************************************************"""
 
@@ -39,7 +42,7 @@ def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
     """Resolve `--model`.
 
     Raises:
-        UsageError: a folder without a checkpoint, or a cache that cannot be written.
+        UsageError: a folder without a checkpoint.
     """
     if wanted == "demo":
         return _demo(served_name, "You asked for it with --model demo.")
@@ -88,15 +91,10 @@ def _check_safetensors(file: Path) -> None:
 
 
 def _demo(served_name: str | None, reason: str) -> Checkpoint:
-    from phi_vision.model.demo import demo_checkpoint  # imports torch
-
-    try:
-        path = demo_checkpoint()
-    except OSError as error:
-        raise UsageError(f"the demo model cannot be written: {error}; set PHI_VISION_CACHE") from error
+    check_weights(DEMO_FOLDER)
     # Clients written for the real model work unchanged; what they get back says what it is.
     aliases = () if served_name else (SERVED_NAME,)
-    return Checkpoint(str(path), served_name or DEMO_NAME, aliases, reason)
+    return Checkpoint(str(DEMO_FOLDER), served_name or DEMO_NAME, aliases, reason)
 
 
 def _hub_or_cache(repo_id: str) -> str | None:

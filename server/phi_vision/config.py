@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 from phi_vision.crops import CropPolicy
@@ -22,14 +21,6 @@ DEMO_NAME = f"{SERVED_NAME}-demo"
 MODEL_MAX_LEN = 131072  # what the model was trained for
 
 DEVICES = ("auto", "cuda", "cpu", "mps")
-
-
-def cache_dir() -> Path:
-    """Where files that can be made again are kept: `$PHI_VISION_CACHE`, else the XDG cache."""
-    own = os.environ.get("PHI_VISION_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-vision"
 
 
 def _setting(

@@ -78,9 +78,9 @@ def _device(options: argparse.Namespace) -> Device:
 def _model_path(wanted: str) -> str:
     if wanted != "demo":
         return wanted
-    from phi_vision.checkpoint import find_checkpoint  # writes it if it is not there yet
+    from phi_vision.checkpoint import DEMO_FOLDER
 
-    return find_checkpoint(wanted, None).path
+    return str(DEMO_FOLDER)
 
 
 def _as_text(

@@ -74,7 +74,7 @@ def predict(options: argparse.Namespace) -> None:
     with _server(options.base_url, options.device) as base_url:
         answer = _ask(base_url, options.task, options.prompt, pictures, show=to_terminal)
     if answer.model == DEMO_NAME:
-        _note("answered by the DEMO model: random weights, the text means nothing")
+        _note("answered by the DEMO model: it reads printed capitals and names plain shapes, nothing else")
     if to_terminal:
         return
     if options.format == "json":

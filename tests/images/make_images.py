@@ -305,7 +305,27 @@ def diagram() -> Image.Image:
     return picture.reduce(SUPERSAMPLING)
 
 
+def sign() -> Image.Image:
+    """Three lines of large print, which even the demo model reads."""
+    picture = Image.new("RGB", (800, 640), "white")
+    for row, line in enumerate(("GARDEN MARKET", "COFFEE $3.50", "OPEN 9:00")):
+        ImageDraw.Draw(picture).text((120, 240 + 95 * row), line, "black", font(60), "ls")
+    return picture
+
+
+def shapes() -> Image.Image:
+    """A circle, a square and a triangle."""
+    picture = Image.new("RGB", (800, 640), "#fffdf5")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((60, 240, 260, 440), "#de2424")
+    draw.rectangle((330, 130, 490, 290), "#234bdc")
+    draw.polygon([(650, 290), (545, 480), (755, 480)], "#1e9b3c")
+    return picture
+
+
 PICTURES = {
+    "sign.png": sign,
+    "shapes.png": shapes,
     "scene.jpg": scene,
     "invoice.png": invoice,
     "chart.png": chart,

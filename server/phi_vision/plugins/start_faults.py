@@ -28,7 +28,7 @@ _REMEDIES = (
     (r"KV cache|max_model_len|max seq len", "lower --max-model-len"),
     (
         r"No space left on device|Disk quota",
-        "the disk is full: free some space, or set HF_HOME and PHI_VISION_CACHE",
+        "the disk is full: free some space, or set HF_HOME",
     ),
     (r"SafetensorError|safetensors|weights", "the weights are incomplete or damaged: download them again"),
     (r"NVIDIA driver|CUDA driver|no CUDA|libcuda", "install an NVIDIA driver, or run with --device cpu"),
