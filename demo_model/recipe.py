@@ -112,7 +112,7 @@ STAGES = (
 
 SMOKE = (
     Stage("glyphs", 40, 2, {"page": 0.8, "shapes": 0.2}, trained="vision", aux_weight=1.0),
-    Stage("answers", 30, 8, {"text": 0.5, "shapes": 0.5}),
+    Stage("answers", 60, 8, {"text": 0.5, "shapes": 0.5}),
 )
 
 

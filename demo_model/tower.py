@@ -19,13 +19,15 @@ from torch.nn import functional as F
 SIDE = 24  # patches
 DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # down, right
 RADII = (1, 1, 2, 2)  # of the layers, in patches
-# Angles a patch; chosen so that a code is most like its own place and ever less like places further off.
+# Angles a patch, and how much each counts when codes are compared; chosen so that a code is by far most like
+# its own place, and at the edge, where there is no such place, most like the nearest.
 _ANGLES = (0.16136648, 0.26337975, 0.46081972, 0.6774069, 0.94727786, 2.15559983)
+_ANGLE_WEIGHTS = (0.038, 0.140, 0.250, 0.217, 0.118, 0.237)
 _PHASES = tuple(2 * math.pi * k / 3 for k in range(3))  # three of them sum to zero: layer norm takes no mean
 CODE_DIM = 2 * len(_ANGLES) * len(_PHASES)  # the last dimensions of a patch
 # The code is much larger than all else in a patch, so that layer norm scales it alike everywhere.
 CODE_SIZE = 32.0
-_SHARPNESS = 120.0  # score of the place looked at; one patch further it is a fifth less
+_SHARPNESS = 200.0  # score of the place looked at; one patch further it is a quarter less
 
 
 class NeighborAttention(nn.Module):
@@ -58,10 +60,12 @@ class NeighborAttention(nn.Module):
         pairs = 2 * 2 * len(_ANGLES)  # cosine and sine for each angle and axis
         weights = {name: torch.zeros(heads, dim // heads, dim) for name in ("q_proj", "k_proj")}
         size = math.sqrt(_SHARPNESS * math.sqrt(dim // heads) / (2 * len(_ANGLES)))
+        counts = (len(_ANGLES) * torch.tensor(_ANGLE_WEIGHTS)).sqrt().repeat_interleave(2).repeat(2)[:, None]
         for head, direction in enumerate(DIRECTIONS):
             target = [_rotations(step * self.radius) for step in direction]
             for name, blocks in (("q_proj", target), ("k_proj", axes)):
-                weights[name][head, :pairs, -CODE_DIM:] = size * torch.block_diag(*blocks) / code_scale
+                compared = counts * torch.block_diag(*blocks)
+                weights[name][head, :pairs, -CODE_DIM:] = size * compared / code_scale
         shaped = {f"{name}.weight": weight.flatten(0, 1) for name, weight in weights.items()}
         return shaped | {f"{name}.bias": torch.zeros(dim) for name in weights}
 

@@ -178,7 +178,7 @@ def test_preempted_requests_keep_their_mode(
     assert sum(blocks) == KV_BLOCKS - 3
     if last == "long":
         blocks.reverse()
-    lengths = [KV_BLOCK_TOKENS * n - 100 for n in blocks]
+    lengths = [KV_BLOCK_TOKENS * n - 120 for n in blocks]
     prompts = [prompt_of(length, seed=2) for length in lengths]
     prompts = [[1, 260 + i, *prompt[2:]] for i, prompt in enumerate(prompts)]  # none shares a block
     before = preemptions(per_request)
@@ -186,7 +186,7 @@ def test_preempted_requests_keep_their_mode(
         waiting = []
         for prompt in prompts:
             waiting.append(pool.submit(complete, per_request, prompt, tokens=600))
-            time.sleep(0.02)  # in this order
+            time.sleep(0.01)  # in this order
         answers = [each.result() for each in waiting]
     assert preemptions(per_request) > before
     for length, prompt, answer in zip(lengths, prompts, answers, strict=True):

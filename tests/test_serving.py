@@ -67,7 +67,7 @@ def test_presets_bound_the_answer(client: openai.OpenAI) -> None:
         image_part(PHOTO),
         model="phi-3.5-vision:caption",
         max_tokens=None,
-        extra_body={"ignore_eos": True},
+        extra_body={"allowed_token_ids": [300]},  # a letter: the demo's own captions end long before
     )
     assert answer.usage.completion_tokens == PRESETS["caption"].max_tokens
 
