@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,9 @@ def bench(python: str, url: str, out: Path, *flags: str) -> subprocess.Popen[str
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT / "server")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes)
+    # As from a terminal. A shell starts its background jobs with Ctrl-C ignored, which is inherited.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, preexec_fn=listen, **pipes)
 
 
 def result_of(out: Path) -> dict[str, Any]:

@@ -170,12 +170,13 @@ def test_modes_share_a_batch(per_request: Server, reference: TextReference) -> N
 def test_preempted_requests_keep_their_mode(
     per_request: Server, reference: TextReference, last: Factors
 ) -> None:
-    """Six requests that fill the cache but for two blocks, each soon to need one more.
+    """Six requests that grow by four blocks each, where the cache has eleven to spare.
 
-    vLLM then drops the one that came last and computes it anew, with its answer so far as prompt.
+    vLLM then drops the one that came last and computes it anew, with its answer so far as prompt. Eleven, so
+    that the last is let in even when the first ones have said more than a hundred tokens by then.
     """
-    blocks = [46, 46, 27, 27, 21, 6]
-    assert sum(blocks) == KV_BLOCKS - 3
+    blocks = [44, 44, 26, 26, 19, 5]
+    assert sum(blocks) == KV_BLOCKS - 12
     if last == "long":
         blocks.reverse()
     lengths = [KV_BLOCK_TOKENS * n - 120 for n in blocks]
