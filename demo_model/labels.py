@@ -19,6 +19,8 @@ KINDS = ("", *SHAPES, "small print")
 COLOR_CLASSES = 1 + len(COLORS)
 IGNORED = -100
 
+# So near to the border of two cells, in pixels of a view, a character is in both: none falls between them.
+SHARED_PX = 1.5
 _READ_PX = (20.0, 38.0)  # font sizes that the tower reads
 _UNREAD_PX = (17.0, 46.0)  # below and above it sees no letters; between the two it may do either
 
@@ -58,11 +60,14 @@ def glyph_labels(drawing: Drawing, frame: Frame) -> np.ndarray:
     if not frame.reads(drawing.em_px):
         unread = not _UNREAD_PX[0] <= drawing.em_px * frame.across <= _UNREAD_PX[1]
         return labels if unread else np.full_like(labels, IGNORED)
-    cells = frame.cells(printed.x, printed.y)
-    seen = np.flatnonzero(cells >= 0)
-    cells = cells[seen]
-    first = np.searchsorted(cells, cells)  # cells ascend in reading order: a line lies in one row of cells
-    rank = np.arange(len(cells)) - first
+    margin = SHARED_PX / frame.across
+    left, right = (frame.cells(printed.x + shift, printed.y) for shift in (-margin, margin))
+    inside = frame.cells(printed.x, printed.y) >= 0
+    one, other = np.flatnonzero(inside & (left >= 0)), np.flatnonzero(inside & (right >= 0) & (left != right))
+    cells, seen = np.concatenate([left[one], right[other]]), np.concatenate([one, other])
+    order = np.lexsort((seen, cells))
+    cells, seen = cells[order], seen[order]
+    rank = np.arange(len(cells)) - np.searchsorted(cells, cells)
     labels[cells[rank == 0], -2] = printed.before[seen[rank == 0]]
     fits = rank < GLYPH_SLOTS - 2
     labels[cells[fits], rank[fits]] = printed.chars[seen[fits]]

@@ -283,7 +283,8 @@ def _fitting(rng: Random, words: list[str] | None, em_px: int, width: float, max
 def _training_word(rng: Random) -> str:
     if rng.random() < 0.2:
         return rng.choice(TRAINING_WORDS)
-    return "".join(rng.choice(GLYPHS[:26]) for _ in range(rng.randint(3, 8)))
+    letters = rng.sample(GLYPHS[:26], rng.randint(2, 3)) if rng.random() < 0.2 else GLYPHS[:26]
+    return "".join(rng.choice(letters) for _ in range(rng.randint(3, 8)))
 
 
 def _any_text(rng: Random) -> str:

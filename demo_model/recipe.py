@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 
 from demo_model import questions
+from demo_model.labels import CELLS
 from demo_model.pictures import (
     PRINT_EM,
     SMALL_PRINT_EM,
@@ -23,10 +24,12 @@ from demo_model.views import PAGE_SIDE, see, windows
 
 Kind = Literal["page", "other size", "text", "small", "shapes", "stranger", "two", "none"]
 Trained = Literal["vision", "text", "all"]
+_Choice = TypeVar("_Choice")
 
 SYSTEM_SHARE = 0.4  # of samples have the vqa task's system prompt
 _WINDOWS = 6  # views of a page
 _MARGIN = 0.06  # by which the sizes of training exceed the domain
+_SMALL_SHARE = 0.5  # of pages of 16 crops are in print that only the crops show large enough
 _OTHER_EM = ((4.0, 17.0), (46.0, 130.0))  # print that the tower must not read
 
 
@@ -44,69 +47,45 @@ class Stage:
     final_rate: float = 0.1  # share of `rate` that is left at the end
     aux_weight: float = 0.3
     looking_weight: float = 0.3
-    gaps: float = 0.0625  # chance of a gap behind each piece of text on a page
-    blanks: tuple[int, ...] = (6,)  # blank cells of a view that the text model is shown; 144: all
+    gaps: float = 0.3  # chance of a gap behind each piece of text on a page
+    # Shares of how many blank cells of a view the text model is shown; 144: every cell, as in service.
+    blanks: Mapping[int, float] = field(default_factory=lambda: {6: 1.0})
 
 
 STAGES = (
     # Pages full of letters, hundreds a page; the tower and the projector only.
     Stage(
         "glyphs",
-        3000,
+        4200,
         4,
-        {"page": 0.62, "other size": 0.13, "shapes": 0.22, "stranger": 0.03},
+        {"page": 0.56, "other size": 0.12, "text": 0.08, "shapes": 0.22, "stranger": 0.02},
         trained="vision",
         crops={1: 0.6, 4: 0.25, 16: 0.15},
-        aux_weight=1.0,
-        final_rate=0.03,
-    ),
-    # The same with lines that begin and end everywhere, as they do on pages of a few words.
-    Stage(
-        "lines",
-        2200,
-        4,
-        {"page": 0.62, "other size": 0.08, "text": 0.14, "shapes": 0.14, "stranger": 0.02},
-        trained="vision",
-        crops={1: 0.6, 4: 0.25, 16: 0.15},
-        rate=1.6e-3,
         aux_weight=1.0,
         final_rate=0.02,
-        gaps=0.5,
     ),
     # The text model learns to find what is said next, from a tower that stays as it is.
     Stage(
         "copy",
-        1700,
+        1500,
         24,
-        {"text": 0.45, "small": 0.06, "shapes": 0.34, "stranger": 0.03, "none": 0.02, "two": 0.1},
-        trained="text",
-        crops={1: 0.55, 4: 0.33, 16: 0.12},
-        looking_weight=0.5,
-        blanks=(4, 6, 12),
-    ),
-    # Every cell, as in service.
-    Stage(
-        "whole",
-        450,
-        6,
-        {"text": 0.45, "small": 0.1, "shapes": 0.3, "stranger": 0.03, "none": 0.02, "two": 0.1},
+        {"text": 0.46, "small": 0.04, "shapes": 0.35, "stranger": 0.03, "none": 0.02, "two": 0.1},
         trained="text",
         crops={1: 0.55, 4: 0.32, 16: 0.13},
-        rate=8e-4,
         looking_weight=0.5,
-        blanks=(144,),
+        blanks={5: 0.5, 12: 0.42, 144: 0.08},
     ),
-    # Tower and text model together: letters between two cells are given to one of them.
+    # Tower and text model together, mostly with every cell.
     Stage(
         "together",
-        480,
-        12,
-        {"text": 0.5, "small": 0.07, "shapes": 0.28, "stranger": 0.03, "none": 0.02, "two": 0.1},
-        crops={1: 0.5, 4: 0.4, 16: 0.1},
-        rate=7e-4,
+        1150,
+        24,
+        {"text": 0.47, "small": 0.04, "shapes": 0.34, "stranger": 0.03, "none": 0.02, "two": 0.1},
+        crops={1: 0.5, 4: 0.35, 16: 0.15},
+        rate=8e-4,
         final_rate=0.02,
         looking_weight=0.5,
-        blanks=(144,),
+        blanks={12: 0.4, 144: 0.6},
     ),
 )
 
@@ -116,18 +95,22 @@ SMOKE = (
 )
 
 
-def draw_samples(rng: Random, stage: Stage) -> list[Sample]:
-    """The samples of a step, from the state of `rng` alone; with as many crops each, thus alike in length."""
-    num_crops = rng.choices(list(stage.crops), list(stage.crops.values()))[0]
-    whole = stage.blanks == (144,)
-    count = max(1, stage.batch // 3) if whole and num_crops == 16 else stage.batch  # 2,509 tokens each
-    return [_draw_sample(rng, stage, num_crops) for _ in range(count)]
+def draw_samples(rng: Random, stage: Stage) -> tuple[list[Sample], int]:
+    """The samples of a step, from the state of `rng` alone, and the blank cells that are shown of a view.
+
+    All have as many crops, thus are alike in length; with every cell shown there are fewer of them.
+    """
+    num_crops = _weighted(rng, stage.crops)
+    blanks = _weighted(rng, stage.blanks) if stage.trained != "vision" else 0
+    whole = blanks == CELLS**2
+    count = stage.batch // (1 if not whole else 2 if num_crops < 16 else 6)
+    thin = None if whole else rng
+    return [_draw_sample(rng, stage, num_crops, thin) for _ in range(count)], blanks
 
 
-def _draw_sample(rng: Random, stage: Stage, num_crops: int) -> Sample:
-    kind = rng.choices(list(stage.kinds), list(stage.kinds.values()))[0]
+def _draw_sample(rng: Random, stage: Stage, num_crops: int, thin: Random | None) -> Sample:
+    kind = _weighted(rng, stage.kinds)
     system = questions.PRESETS["vqa"].system if rng.random() < SYSTEM_SHARE else None
-    thin = None if stage.blanks == (144,) else rng
     if kind == "none":
         return Sample([], [questions.about_nothing(rng)], system)
     if kind in ("page", "other size"):
@@ -142,6 +125,8 @@ def _draw_sample(rng: Random, stage: Stage, num_crops: int) -> Sample:
         )
         asked = questions.about_two(rng, pair)[:5]
         return Sample([see(drawing, min(num_crops, 4), thin) for drawing in pair], asked, system)
+    if kind == "text" and num_crops == 16 and rng.random() < _SMALL_SHARE:
+        kind = "small"
     drawing = _draw(rng, kind)
     seen = see(drawing, num_crops, thin)
     if stage.trained == "vision":
@@ -164,3 +149,7 @@ def _draw(rng: Random, kind: str) -> Drawing:
 
 def _widened(em: tuple[float, float]) -> tuple[float, float]:
     return em[0] * (1 - _MARGIN), em[1] * (1 + _MARGIN)
+
+
+def _weighted(rng: Random, shares: Mapping[_Choice, float]) -> _Choice:
+    return rng.choices(list(shares), list(shares.values()))[0]

@@ -26,7 +26,7 @@ _ANGLE_WEIGHTS = (0.038, 0.140, 0.250, 0.217, 0.118, 0.237)
 _PHASES = tuple(2 * math.pi * k / 3 for k in range(3))  # three of them sum to zero: layer norm takes no mean
 CODE_DIM = 2 * len(_ANGLES) * len(_PHASES)  # the last dimensions of a patch
 # The code is much larger than all else in a patch, so that layer norm scales it alike everywhere.
-CODE_SIZE = 32.0
+CODE_SIZE = 64.0
 _SHARPNESS = 200.0  # score of the place looked at; one patch further it is a quarter less
 
 

@@ -47,8 +47,8 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         rng = Random(f"{_SEED}-{self.stage.name}-{step}")
-        samples = draw_samples(rng, self.stage)
-        blanks, long_rope = rng.choice(self.stage.blanks), rng.random() < _LONG_ROPE_SHARE
+        samples, blanks = draw_samples(rng, self.stage)
+        long_rope = rng.random() < _LONG_ROPE_SHARE
         return collate(rng, samples, self.tokenizer, blanks=blanks, long_rope=long_rope)
 
 

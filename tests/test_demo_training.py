@@ -41,12 +41,25 @@ def spelled(view: np.ndarray) -> str:
     return "".join(pictures.CHARACTERS[i - 1] for i in view[:, :-2].flatten() if i > 0)
 
 
-def test_glyph_labels_spell_the_lines() -> None:
+def test_glyph_labels_spell_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "SHARED_PX", 0.0)
     page = pictures.draw_text(Random(3), em=(28, 32), lines=(2, 2))
     assert spelled(views.see(page, 1).glyphs[0]) == "".join(page.lines).replace(" ", "")
 
 
-def test_windows_of_a_page_spell_parts_of_it() -> None:
+@pytest.mark.parametrize(("from_border", "columns"), [(-2.0, {3}), (-1.0, {3, 4}), (1.0, {3, 4}), (2.0, {4})])
+def test_a_letter_on_the_border_of_two_cells_is_in_both(from_border: float, columns: set[int]) -> None:
+    page = pictures.draw_text(Random(3), em=(28, 32), lines=(1, 1))
+    assert page.print is not None
+    scale = 30 / page.em_px
+    at = 4 * labels.CELL_PX + from_border
+    frame = labels.Frame(scale, scale, at - page.print.x[0] * scale, 40 - page.print.y[0] * scale)
+    row = labels.glyph_labels(page, frame).reshape(labels.CELLS, labels.CELLS, GLYPH_SLOTS)[1]
+    assert {c for c in range(labels.CELLS) if page.print.chars[0] == row[c, 0] and row[c, -2] == 0} == columns
+
+
+def test_windows_of_a_page_spell_parts_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "SHARED_PX", 0.0)
     page = pictures.draw_page(Random(1), em=(28, 32), zoom=1.5, side=views.PAGE_SIDE, gaps=0.3)
     lines = "".join(page.lines).replace(" ", "")
     for view in views.windows(Random(0), page, 2, 3).glyphs:
