@@ -81,7 +81,7 @@ def test_the_presets_bound_gives_way_to_the_context(server: Server, client: open
         filler,
         model="phi-3.5-vision:ocr",
         max_tokens=None,
-        extra_body={"ignore_eos": True, "repetition_detection": None},
+        extra_body={"allowed_token_ids": [300], "repetition_detection": None},
     )
     assert answer.usage.total_tokens == 16384
     assert answer.choices[0].finish_reason == "length"
