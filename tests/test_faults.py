@@ -180,7 +180,7 @@ def test_nothing_is_done_without_the_key(guarded: Server) -> None:
 
 def test_overload_is_429_at_once_and_the_accepted_are_served(guarded: Server) -> None:
     client = guarded.client(KEY)
-    accepted = [long_stream(client, 1500) for _ in range(CAP)]
+    accepted = [long_stream(client, 4000) for _ in range(CAP)]
 
     def refused(_: int) -> openai.RateLimitError:
         with pytest.raises(openai.RateLimitError) as caught:
@@ -195,7 +195,7 @@ def test_overload_is_429_at_once_and_the_accepted_are_served(guarded: Server) ->
     for error in errors:
         assert int(error.response.headers["Retry-After"]) > 0
         assert error.response.json()["error"]["type"] == "rate_limit_error"
-    assert streamed == [1500] * CAP
+    assert streamed == [4000] * CAP
     patient = client.with_options(max_retries=10)  # the SDK heeds Retry-After
     with ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda _: caption(patient, image_part(PHOTO, "low")), range(24)))
