@@ -115,6 +115,10 @@ def test_networks_that_are_none(networks: str) -> None:
         ("ValueError: No available memory for the cache blocks.", "lower --max-model-len", 2),
         ("OSError: [Errno 28] No space left on device", "the disk is full", 2),
         ("SafetensorError: Error while deserializing header", "download them again", 2),
+        ("ValueError: Following weights were not initialized from checkpoint: {'x'}", "download them", 2),
+        ("FileNotFoundError: No such file or directory: 'a/model-00001-of-00002.safetensors'", "download", 2),
+        ("ValueError: the weights of this layer cannot be quantized to mxfp4", "--log-level debug", 3),
+        ("ModuleNotFoundError: No module named 'safetensors'", "--log-level debug tells more", 3),
         ("RuntimeError: The NVIDIA driver on your system is too old", "install an NVIDIA driver", 2),
         ("KeyError: 'a bug of ours\nin two lines'", "--log-level debug tells more", 3),
     ],
@@ -125,6 +129,12 @@ def test_causes_get_their_remedy(cause: str, remedy: str, exit_code: int, tmp_pa
     error = explained(RuntimeError("Engine core initialization failed. See root cause above."), path)
     assert remedy in str(error) and "\n" not in str(error)
     assert isinstance(error, PhiVisionError) and error.exit_code == exit_code
+
+
+def test_the_log_level_that_is_advised_is_taken() -> None:
+    parser = launcher.vllm_parser()
+    for given in (["--log-level", "debug"], ["--log-level=DEBUG"]):
+        assert parser.parse_args(["model", *given]).log_level == "DEBUG"
 
 
 def test_an_engine_that_the_system_killed_is_out_of_memory(tmp_path: Path) -> None:

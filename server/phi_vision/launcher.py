@@ -5,6 +5,7 @@ vLLM is imported at the very end, when the environment that it reads at import i
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import logging
@@ -206,16 +207,26 @@ def _check_plugins() -> None:
         raise PhiVisionError("the task plugin did not load; see the error above")
 
 
+def vllm_parser() -> argparse.ArgumentParser:
+    """vLLM's own parser, which takes `--log-level` in capitals only; here in any case."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: argparse.ArgumentParser = make_arg_parser(FlexibleArgumentParser(prog="phi-vision serve"))
+    for action in parser._actions:
+        if action.dest == "log_level":
+            action.type = str.upper
+    return parser
+
+
 def _run_vllm(arguments: Sequence[str], hf_overrides: Mapping[str, Any], keys: Sequence[str]) -> None:
     # vLLM's `vllm` command itself is not used: in the CPU wheel it fails on its own package's metadata.
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.logger import configure_logging_from_args
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from phi_vision.plugins import lifecycle, start_faults
 
-    args = make_arg_parser(FlexibleArgumentParser(prog="phi-vision serve")).parse_args(arguments)
+    args = vllm_parser().parse_args(arguments)
     args.hf_overrides = {**hf_overrides, **args.hf_overrides}
     configure_logging_from_args(args)
     args.api_key = list(keys) or None  # never on a command line, where others could read it

@@ -30,7 +30,12 @@ _REMEDIES = (
         r"No space left on device|Disk quota",
         "the disk is full: free some space, or set HF_HOME",
     ),
-    (r"SafetensorError|safetensors|weights", "the weights are incomplete or damaged: download them again"),
+    (
+        # The loader's own words: other errors speak of weights too (a quantization, a kernel, a layout).
+        r"SafetensorError|No such file or directory: .*\.safetensors"
+        r"|weights were not initialized from|Cannot find any model weights",
+        "the weights are incomplete or damaged: download them again",
+    ),
     (r"NVIDIA driver|CUDA driver|no CUDA|libcuda", "install an NVIDIA driver, or run with --device cpu"),
     (
         r"huggingface\.co|offline mode|Repository Not Found|gated repo",
