@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 from serving import Server, running_server
+from stub_server import StubServer, running_stub
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def client(server: Server) -> openai.OpenAI:
     """The official SDK, pointed at the server."""
     return server.client()
+
+
+@pytest.fixture(scope="session")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
+    """The server without its engine, for what is decided before the engine is asked."""
+    with running_stub(tmp_path_factory.mktemp("stub"), "--max-model-len", "16384") as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

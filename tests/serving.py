@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(log_path: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """`phi-vision serve` on a free port with these flags, ready to answer."""
+def running_server(
+    log_path: Path,
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "phi_vision", "serve"),
+) -> Iterator[Server]:
+    """`phi-vision serve` on a free port with these flags, ready to answer; `program` is what Python runs."""
     port = free_port()
-    command = [sys.executable, "-m", "phi_vision", "serve", "--port", str(port), *flags]
+    command = [sys.executable, *program, "--port", str(port), *flags]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,

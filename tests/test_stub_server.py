@@ -1,0 +1,29 @@
+"""The stub server answers as the real one would, and shows what would have reached the engine."""
+
+from __future__ import annotations
+
+from pictures import image_part, reference_picture, user
+from stub_server import ANSWER, StubServer
+
+
+def test_answers_and_shows_what_the_engine_would_get(stub: StubServer) -> None:
+    picture = image_part(reference_picture(400, 300, seed=1))
+    answer = stub.client().chat.completions.create(model="phi-3.5-vision:ocr", messages=[user(picture)])
+    assert answer.choices[0].message.content == ANSWER
+    assert answer.choices[0].finish_reason == "stop"
+    asked = stub.requests[-1]
+    assert asked["modalities"].count("image") == 1
+    assert asked["sampling"]["max_tokens"] == 2048
+    assert answer.usage is not None and answer.usage.prompt_tokens == len(asked["prompt_token_ids"])
+
+
+def test_holds_answers_and_records_aborts(stub: StubServer) -> None:
+    with stub.hold():
+        stream = stub.client().chat.completions.create(
+            model="phi-3.5-vision", messages=[user("Hello")], stream=True
+        )
+        next(stream)  # the role, which waits for no token
+        request_id = stub.requests[-1]["request_id"]
+        stream.close()
+        while {"aborted": request_id} not in stub.requests:
+            pass
