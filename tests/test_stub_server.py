@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import time
+
 from pictures import image_part, reference_picture, user
 from stub_server import ANSWER, StubServer
 
@@ -18,12 +22,14 @@ def test_answers_and_shows_what_the_engine_would_get(stub: StubServer) -> None:
 
 
 def test_holds_answers_and_records_aborts(stub: StubServer) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    already = len(stub.requests)
     with stub.hold():
-        stream = stub.client().chat.completions.create(
-            model="phi-3.5-vision", messages=[user("Hello")], stream=True
-        )
-        next(stream)  # the role, which waits for no token
-        request_id = stub.requests[-1]["request_id"]
-        stream.close()
+        with socket.create_connection(("127.0.0.1", stub.port)) as connection:
+            connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
+            while len(stub.requests) == already:
+                time.sleep(0.05)
+            request_id = stub.requests[-1]["request_id"]
         while {"aborted": request_id} not in stub.requests:
-            pass
+            time.sleep(0.05)
