@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    pool = DecoderPool(LIMITS, workers=1)
+    pool = DecoderPool(LIMITS, workers=1, request_s=60)
     started = time.perf_counter()
     pool.decode_here(encoded(reference_picture(8, 8, 0)))
     rows: dict[str, Any] = {"first_start_ms": round((time.perf_counter() - started) * 1e3, 1)}

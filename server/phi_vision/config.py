@@ -104,6 +104,9 @@ class ServeConfig:
     media_timeout_s: float = _setting(
         10.0, "time to fetch one picture from its URL, redirects included", unit="SECONDS"
     )
+    decode_timeout_s: float = _setting(
+        20.0, "decoder time of one request, all of its pictures together", unit="SECONDS"
+    )
     allow_private_media: str = _setting(
         "",
         "networks with commas (10.1.0.0/16,fd00::/8) from which pictures may be fetched although they are "
@@ -136,6 +139,7 @@ class ServeConfig:
         self._check("max_image_megapixels", 0.01, 1000)
         self._check("max_image_mb", 0.01, 1000)
         self._check("media_timeout_s", 0.1, 600)
+        self._check("decode_timeout_s", 0.1, 600)
         self._check("max_body_mb", 0.01, 2000)
         self._check("shutdown_timeout", 0, 3600)
         if self.max_num_queued_reqs is not None:
@@ -167,6 +171,7 @@ class ServeConfig:
             max_pixels=int(self.max_image_megapixels * 1e6),
             max_bytes=int(self.max_image_mb * 1e6),
             timeout_s=self.media_timeout_s,
+            decode_timeout_s=self.decode_timeout_s,
             allowed_networks=self.allow_private_media,
             max_body_bytes=int(self.max_body_mb * 1e6),
             max_requests=self.max_num_queued_reqs,
@@ -185,6 +190,7 @@ class GuardSettings:
     max_pixels: int  # of one picture
     max_bytes: int  # of one picture's file
     timeout_s: float  # to fetch it
+    decode_timeout_s: float  # of one request's pictures together
     allowed_networks: str  # private ones, with commas
     max_body_bytes: int
     max_requests: int | None

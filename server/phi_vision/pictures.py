@@ -1,16 +1,30 @@
-"""Decode a picture that a stranger sent: few formats, bounded size, always RGB. Pillow only."""
+"""Decode a picture that a stranger sent: few formats, bounded size, always RGB. Pillow only.
+
+On purpose this is not what the original processor does, which is Pillow's `convert("RGB")` alone:
+pictures are turned upright by their EXIF orientation (the original sees them as they are stored),
+transparent pixels lie on white (the original shows the colour stored under them, often black), and
+16-bit greys keep their high byte (the original clips all above 255 to white). Any other picture is the
+same in both.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow's other decoders are rarely looked at
 MAX_ASPECT_RATIO = 100  # of the longer side to the shorter; more is a sliver of less than a patch
+
+# Each scan of a JPEG costs a pass over all of its pixels, however short it is. Encoders make up to 20.
+MAX_JPEG_SCANS = 32
+_JPEG_START_OF_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")  # all but those that have no length
 
 
 class PictureRefused(Exception):
@@ -30,7 +44,7 @@ def decode(data: bytes, limits: PictureLimits) -> Image.Image:
     16-bit greys are scaled to 8 bits by their high byte, as Pillow does with 16-bit colours.
 
     Raises:
-        PictureRefused: another format, too many pixels, too narrow, damaged or truncated.
+        PictureRefused: another format, too many pixels or scans, too narrow, damaged or truncated.
     """
     Image.MAX_IMAGE_PIXELS = None  # the cap below is the one that counts
     with warnings.catch_warnings():
@@ -38,6 +52,8 @@ def decode(data: bytes, limits: PictureLimits) -> Image.Image:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 _check_size(opened.width, opened.height, limits)
+                if isinstance(opened, JpegImageFile):
+                    _check_scans(data)
                 opened.load()
                 with contextlib.suppress(Exception):  # bad metadata does not spoil a good picture
                     ImageOps.exif_transpose(opened, in_place=True)
@@ -61,6 +77,16 @@ def _check_size(width: int, height: int, limits: PictureLimits) -> None:
         )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise PictureRefused(f"{width} x {height} is narrower than 1:{MAX_ASPECT_RATIO}")
+
+
+def _check_scans(data: bytes) -> None:
+    """Walk a JPEG's markers as libjpeg does; those of pictures inside its metadata do not count."""
+    at, scans = 0, 0
+    while (found := _JPEG_MARKER.search(data, at)) and (marker := found[1][0]) != _JPEG_END:
+        scans += marker == _JPEG_START_OF_SCAN
+        if scans > MAX_JPEG_SCANS:
+            raise PictureRefused(f"it is a JPEG of more than {MAX_JPEG_SCANS} scans")
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
+from phi_vision.plugins import media
 from phi_vision.plugins.lifecycle import Lifecycle
 
 READING = ("GET", "HEAD", "OPTIONS")  # methods that bring no work
@@ -60,6 +61,7 @@ class RequestLimits:
                 await error_response(error)(scope, receive, send)
             else:
                 if body is not None:
+                    media.begin_request()
                     await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:

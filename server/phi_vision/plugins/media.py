@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import weakref
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,7 @@ from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConne
 from vllm.multimodal.media.image import ImageMediaIO
 
 from phi_vision.config import GuardSettings
+from phi_vision.decode_share import DecodeShare
 from phi_vision.decoding import DecoderPool
 from phi_vision.errors import RequestError
 from phi_vision.pictures import PictureLimits, PictureRefused
@@ -41,7 +43,7 @@ class _Decoder:
 
     def __init__(self, settings: GuardSettings) -> None:
         workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-        self.pool = DecoderPool(PictureLimits(settings.max_pixels), workers)
+        self.pool = DecoderPool(PictureLimits(settings.max_pixels), workers, settings.decode_timeout_s)
         self._alive_bytes = 0
         self._lock = threading.Lock()  # the last reference may be dropped by any thread
 
@@ -74,6 +76,15 @@ def _decoder() -> _Decoder:
     return _Decoder(_settings())
 
 
+# vLLM's routes hand a connector the URL alone; this says whose it is.
+_share: ContextVar[DecodeShare | None] = ContextVar("share", default=None)
+
+
+def begin_request() -> None:
+    """All pictures that are loaded from here on, in this context, are of one request."""
+    _share.set(_decoder().pool.share())
+
+
 @MEDIA_CONNECTOR_REGISTRY.register(MEDIA_CONNECTOR)
 class GuardedMediaConnector(MediaConnector):
     """Reads http(s), data and, from a directory the operator gave, file URLs.
@@ -98,7 +109,7 @@ class GuardedMediaConnector(MediaConnector):
         decoder = _decoder()
         await decoder.room()
         try:
-            picture = await decoder.pool.decode(data)
+            picture = await decoder.pool.decode(data, _share.get())
         except PictureRefused as error:
             raise _refused(error) from error
         decoder.count(picture)
