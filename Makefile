@@ -26,7 +26,7 @@ cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TO
 cuda_OPTIONS  := --torch-backend=auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast lint type bench bench-venv train-demo card-demo eval-demo fuzz soak context-table lock image serve-image clean
+.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak context-table lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,12 +45,16 @@ install: $(STAMP)  ## set up the virtual environment (ACCEL=cuda|cpu)
 serve: $(STAMP)  ## serve the model; flags go in ARGS="--port 8123 ..."
 	@exec $(BIN)/phi-vision serve $(ARGS)
 
-test: $(STAMP)  ## lint, types and all tests, the real engine included
+test: $(STAMP)  ## lint, types and the tests, the real engine included
 	@$(MAKE) --no-print-directory lint type
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not full" $(ARGS)
 
 test-fast: $(STAMP)  ## only the tests that start no engine
-	$(BIN)/python -m pytest -m "not engine" $(ARGS)
+	$(BIN)/python -m pytest -m "not engine and not full" $(ARGS)
+
+test-all: $(STAMP)  ## `make test`, and load generation, a small training and more fuzzing: what CI runs
+	@$(MAKE) --no-print-directory lint type
+	FUZZ_FACTOR=5 $(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff on the code, hadolint on the Dockerfile
 	$(BIN)/ruff check .
@@ -73,7 +77,7 @@ bench: $(STAMP) $(BENCH)/.ready  ## measure, ARGS="--quick"; see benchmarks/READ
 	@PYTHONPATH=server $(BENCH)/bin/python benchmarks/run.py --python $(BIN)/python $(ARGS)
 
 fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
-	FUZZ_FACTOR=30 $(BIN)/python -m pytest tests/test_limits.py tests/test_pictures_hostile.py --timeout 3600 $(ARGS)
+	FUZZ_FACTOR=30 FUZZ_RANDOM=1 $(BIN)/python -m pytest tests/test_limits.py tests/test_pictures_hostile.py --timeout 3600 $(ARGS)
 
 train-demo: $(STAMP)  ## train the demo model from nothing into RUN; an hour or two on a CPU
 	$(BIN)/python -m demo_model.train --out $(or $(RUN),demo_run) $(ARGS)

@@ -68,8 +68,11 @@ def latency_over_throughput(cells: Sequence[Mapping[str, Any]]) -> str:
                 axes.annotate(
                     cell["load_number"], at, (5, -11), textcoords="offset points", color="#64707d", fontsize=8
                 )
-        axes.set(title=workload, xlabel="requests / s", ylim=(0, None), xlim=(0, None))
-        axes.margins(x=0.15)
+        axes.set(title=workload, xlabel="requests / s")
+        axes.update_datalim([(0, 0)])  # the margin is a share of all that is shown, not of the points' spread
+        axes.margins(0.12)
+        axes.autoscale_view()
+        axes.set(xlim=(0, None), ylim=(0, None))  # last: a limit that is set no longer heeds the margin
     panels[0][0].set_ylabel("end-to-end latency, s")
     panels[0][0].legend(frameon=False, fontsize=8)
     return _svg(figure)

@@ -1,6 +1,7 @@
 """A server that answers like vLLM, with latencies and failures known beforehand.
 
-`python fake_server.py --help` tells how. The benchmark's figures are checked against it.
+`python fake_server.py --help` tells how. The benchmark's figures are checked against it. The first line that
+it prints is its address, on a port that the system chose; `held` follows when a request is first held back.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import uvicorn
@@ -26,13 +28,17 @@ vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0
 """
 
 
-def app(ttft_s: float, itl_s: float, fail_every: int) -> Starlette:
-    """The server; each `fail_every`-th request gets a 500 (0: none)."""
+def app(ttft_s: float, itl_s: float, fail_every: int, answers: int | None) -> Starlette:
+    """The server; each `fail_every`-th request gets a 500 (0: none), and after `answers` none gets any."""
     numbers = itertools.count(1)
 
     async def chat(request: Request) -> Response:
         body = await request.json()
         number = next(numbers)
+        if answers is not None and number > answers:
+            if number == answers + 1:
+                print("held", flush=True)
+            await asyncio.Event().wait()
         if fail_every and number % fail_every == 0:
             return JSONResponse({"error": {"message": "as asked", "code": 500}}, status_code=500)
         tokens = body.get("max_tokens", 16)
@@ -71,14 +77,15 @@ def app(ttft_s: float, itl_s: float, fail_every: int) -> Starlette:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ttft-s", type=float, default=0.2)
     parser.add_argument("--itl-s", type=float, default=0.02)
     parser.add_argument("--fail-every", type=int, default=0, help="each N-th request fails; 0: none")
+    parser.add_argument("--answers", type=int, help="requests that get an answer; default: all")
     options = parser.parse_args()
-    uvicorn.run(
-        app(options.ttft_s, options.itl_s, options.fail_every), port=options.port, log_level="warning"
-    )
+    served = app(options.ttft_s, options.itl_s, options.fail_every, options.answers)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+        uvicorn.Server(uvicorn.Config(served, log_level="warning")).run([listening])
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def test_held_out_words_are_held_out() -> None:
     assert not trained & set(pictures.HELD_OUT_WORDS)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_training_lowers_the_loss_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "demo_model.train", "--smoke", "--out", str(tmp_path)]
     root = Path(__file__).parents[1]
@@ -188,7 +188,8 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill(tmp_path: Path) -> No
 
     def log(stage: recipe.Stage) -> list[dict[str, float]]:
         file = tmp_path / "log.jsonl"
-        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
         return [row for row in rows if row["stage"] == stage.name]
 
     with subprocess.Popen(command, cwd=root) as first:
@@ -196,7 +197,7 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill(tmp_path: Path) -> No
             assert first.poll() is None
             time.sleep(0.2)
         first.kill()
-    subprocess.run(command, cwd=root, check=True, timeout=400)
+    subprocess.run(command, cwd=root, check=True)
 
     assert [row["step"] for row in log(glyphs)] == [20, glyphs.steps]  # not trained again
     assert log(answers)[-1]["pictures"] == sum(stage.steps * stage.batch for stage in recipe.SMOKE)

@@ -12,7 +12,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutations import FUZZ_FACTOR, mutated_files
+from mutations import FUZZ_FACTOR, FUZZ_RANDOM, mutated_files
 from phi_vision.config import ServeConfig
 from phi_vision.plugins.limits import MAX_JSON_VALUES, MAX_MESSAGES, MAX_PARTS
 from pictures import data_url, image_part, reference_picture, user
@@ -189,7 +189,7 @@ def bodies(draw: Any) -> dict[str, Any]:
 FUZZING = settings(
     max_examples=150 * FUZZ_FACTOR,
     deadline=None,
-    derandomize=FUZZ_FACTOR == 1,  # the same requests in every `make test`; `make fuzz` looks further
+    derandomize=not FUZZ_RANDOM,
     suppress_health_check=list(HealthCheck),
     database=None,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from asyncio import StreamWriter
 from typing import Any
 
@@ -44,24 +43,25 @@ def test_a_compressed_answer_is_refused() -> None:
 
 @pytest.mark.parametrize("where", ["connect", "headers", "body", "redirects"])
 def test_one_deadline_for_all_of_it(where: str) -> None:
+    """Each of these hosts would go on for ever, and is never silent for as long as the deadline."""
+
     async def drip(writer: StreamWriter) -> None:
         if where == "redirects":
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # three are followed
             writer.write(redirect("/again"))
-        else:
-            if where == "body":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            while where != "connect":  # a byte at a time, never quite silent
-                writer.write(b"x" if where == "body" else b"H")
-                await writer.drain()
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(30)
-        await writer.drain()
+            await writer.drain()
+            return
+        if where != "connect":
+            end = b"\r\n\r\n" if where == "body" else b""
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000" + end)
+        while where != "connect":  # a byte at a time
+            writer.write(b"0")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        await asyncio.Event().wait()
 
-    started = time.monotonic()
-    with pytest.raises(FetchRefused, match=r"longer than 0.5 s|cannot be reached"):
-        get(drip, FetchLimits(100_000, 0.5, LOOPBACK))
-    assert time.monotonic() - started < 3
+    with pytest.raises(FetchRefused, match=r"longer than 0.5 s"):
+        get(drip, FetchLimits(10_000_000, 0.5, LOOPBACK))
 
 
 @pytest.mark.parametrize(
