@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import httpx
 import openai
+
+_LISTENING = re.compile(r"^  listening +http://[^\s/]+:(\d+)/v1$", re.MULTILINE)
 
 START_TIMEOUT_S = 420  # three processes import vLLM; under a minute on two quiet cores
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running `phi-vision serve`."""
+    """A `phi-vision serve` in a process of its own."""
 
-    port: int
     process: subprocess.Popen[bytes]
     log_path: Path
+
+    @cached_property
+    def port(self) -> int:
+        """The port that it asked the system for, once its summary is there."""
+        listening = _LISTENING.search(self.log)
+        assert listening is not None, self.log
+        return int(listening[1])
 
     @property
     def url(self) -> str:
@@ -43,10 +53,26 @@ class Server:
         return openai.OpenAI(base_url=self.base_url, api_key=api_key, max_retries=0, timeout=300)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def starting_server(
+    log_path: Path,
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "phi_vision", "serve"),
+) -> Iterator[Server]:
+    """`phi-vision serve` with these flags, not yet ready; `program` is what Python runs."""
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *program, "--port", "0", *flags],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+    try:
+        yield Server(process, log_path)
+    finally:
+        stop(process)
 
 
 @contextmanager
@@ -56,23 +82,10 @@ def running_server(
     env: Mapping[str, str] | None = None,
     program: Sequence[str] = ("-m", "phi_vision", "serve"),
 ) -> Iterator[Server]:
-    """`phi-vision serve` on a free port with these flags, ready to answer; `program` is what Python runs."""
-    port = free_port()
-    command = [sys.executable, *program, "--port", str(port), *flags]
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-        )
-    server = Server(port, process, log_path)
-    try:
+    """The same, ready to answer."""
+    with starting_server(log_path, *flags, env=env, program=program) as server:
         _wait_until_ready(server)
         yield server
-    finally:
-        stop(process)
 
 
 def stop(process: subprocess.Popen[bytes], timeout_s: float = 60) -> int:
@@ -92,10 +105,10 @@ def _wait_until_ready(server: Server) -> None:
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise RuntimeError(f"the server ended with {server.process.returncode}:\n{server.log[-4000:]}")
-        try:
-            if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.5)
+        # Its summary comes before it listens.
+        if _LISTENING.search(server.log):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
+                    return
+        time.sleep(0.2)
     raise RuntimeError(f"the server did not start in {START_TIMEOUT_S} s:\n{server.log[-4000:]}")

@@ -52,9 +52,13 @@ class StubServer(Server):
 @contextmanager
 def running_stub(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[StubServer]:
     """The stub with the demo's tokenizer and config and these flags of `serve`, ready to answer."""
-    program = (__file__, str(folder), "--model", "demo", "--device", "cpu")
-    with running_server(folder / "log.txt", *flags, env=env, program=program) as server:
-        yield StubServer(server.port, server.process, server.log_path, folder)
+    with running_server(folder / "log.txt", *flags, env=env, program=stub_program(folder)) as server:
+        yield StubServer(server.process, server.log_path, folder)
+
+
+def stub_program(folder: Path) -> tuple[str, ...]:
+    """What Python runs, in the place of `-m phi_vision serve`."""
+    return (__file__, str(folder), "--model", "demo", "--device", "cpu")
 
 
 class StubEngineCore:

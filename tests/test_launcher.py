@@ -1,7 +1,6 @@
 """What the launcher decides before vLLM starts."""
 
 import json
-import socket
 
 import pytest
 from phi_vision import launcher, plugins
@@ -75,14 +74,6 @@ def test_other_installed_plugins_stay_on(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_the_user_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
     assert "VLLM_CPU_KVCACHE_SPACE" not in launcher.environment(CPU)
-
-
-def test_a_taken_port_is_found_before_loading() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(UsageError, match="choose another --port"):
-            launcher._check_port("127.0.0.1", taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("missing", ["phi_vision_tasks", "phi_vision_model"])

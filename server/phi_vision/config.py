@@ -56,7 +56,7 @@ class ServeConfig:
     )
     device: str = _setting("auto", "where the model runs", choices=DEVICES)
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for all", unit="ADDRESS")
-    port: int = _setting(8000, "port to listen on", unit="N")
+    port: int = _setting(8000, "port to listen on, 0 for a free one", unit="N")
     api_key: str | None = _setting(
         None,
         "key that clients must send, visible in the process list; better --api-key-file or $VLLM_API_KEY; "
@@ -125,7 +125,7 @@ class ServeConfig:
     vllm_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check("port", 1, 65535)
+        self._check("port", 0, 65535)
         if self.max_model_len is not None:
             self._check("max_model_len", 64, MODEL_MAX_LEN)
             if self.rope == "short" and self.max_model_len > SHORT_WINDOW:

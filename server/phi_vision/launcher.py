@@ -10,19 +10,19 @@ import importlib.metadata
 import json
 import logging
 import os
-import socket
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phi_vision import planning, plugins, tasks
+from phi_vision import planning, plugins, start_phase, tasks
 from phi_vision.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.hardware import Device, find_device
 from phi_vision.planning import Option
+from phi_vision.plugins import start_faults
+from phi_vision.private_folder import PrivateFolder
 from phi_vision.rope_mode import SHORT_WINDOW
 from phi_vision.vllm_flags import given
 
@@ -46,16 +46,33 @@ def serve(config: ServeConfig) -> None:
     Raises:
         UsageError: the machine, the model or the settings do not allow it.
     """
+    start_phase.end_at_once_on_signals(start_phase.end_children)
     device = find_device(config.device)
-    _check_port(config.host, config.port)
+    opened = start_phase.listen(config.host, config.port)
     keys = api_keys(config)
     checkpoint = find_checkpoint(config.model, config.served_model_name)
     option = plan(config, device, checkpoint)
+    config = replace(config, port=opened.getsockname()[1])
     if option is not None:
         config = replace(config, max_model_len=option.plan.max_model_len)
     os.environ.update(environment(device, option) | config.guard.to_environment())
-    print(summary(config, device, checkpoint, option, keyed=bool(keys)), flush=True)
-    _run_vllm(vllm_arguments(config, device, checkpoint, option), hf_overrides(config), keys)
+    folder = PrivateFolder()
+
+    def clean_up() -> None:
+        start_phase.end_children()
+        folder.remove()
+
+    start_phase.end_at_once_on_signals(clean_up)
+    try:
+        cause = folder.path / "cause"
+        os.environ.update(folder.environment() | {start_faults.VARIABLE: str(cause)})
+        print(summary(config, device, checkpoint, option, keyed=bool(keys)), flush=True)
+        args = vllm_parser().parse_args(vllm_arguments(config, device, checkpoint, option))
+        start_phase.join_vllm(args, opened, clean_up)
+        _run_vllm(args, hf_overrides(config), keys, cause)
+    finally:
+        start_phase.ignore_signals()
+        clean_up()
 
 
 def api_keys(config: ServeConfig) -> list[str]:
@@ -181,19 +198,6 @@ def _rope_mode(config: ServeConfig) -> str:
     return "short factors for every request, as the original's"
 
 
-def _check_port(host: str, port: int) -> None:
-    """Fail now, not after a minute of loading."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
-        ) from error
-
-
 def _check_plugins() -> None:
     """Refuse to start without our plugins: vLLM itself logs a plugin that fails and goes on without."""
     from vllm import ModelRegistry
@@ -219,30 +223,28 @@ def vllm_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_vllm(arguments: Sequence[str], hf_overrides: Mapping[str, Any], keys: Sequence[str]) -> None:
+def _run_vllm(
+    args: argparse.Namespace, hf_overrides: Mapping[str, Any], keys: Sequence[str], cause: Path
+) -> None:
     # vLLM's `vllm` command itself is not used: in the CPU wheel it fails on its own package's metadata.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.logger import configure_logging_from_args
 
-    from phi_vision.plugins import lifecycle, start_faults
+    from phi_vision.plugins import lifecycle
 
-    args = vllm_parser().parse_args(arguments)
     args.hf_overrides = {**hf_overrides, **args.hf_overrides}
     configure_logging_from_args(args)
     args.api_key = list(keys) or None  # never on a command line, where others could read it
     os.environ.pop("VLLM_API_KEY", None)  # nor in the environment of other processes
-    with tempfile.TemporaryDirectory(prefix="phi-vision-") as folder:
-        cause = Path(folder) / "cause"
-        os.environ[start_faults.VARIABLE] = str(cause)
-        try:
-            _check_plugins()
-            command = ServeSubcommand()
-            command.validate(args)
-            command.cmd(args)
-        except PhiVisionError:
-            raise
-        except Exception as error:
-            logging.getLogger("vllm").debug("the start failed", exc_info=error)
-            raise start_faults.explained(error, cause) from error
+    try:
+        _check_plugins()
+        command = ServeSubcommand()
+        command.validate(args)
+        command.cmd(args)
+    except PhiVisionError:
+        raise
+    except Exception as error:
+        logging.getLogger("vllm").debug("the start failed", exc_info=error)
+        raise start_faults.explained(error, cause) from error
     if not lifecycle.stop_was_requested():
         raise PhiVisionError("the engine's process died; its last words stand above. Start again")

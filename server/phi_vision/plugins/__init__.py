@@ -15,9 +15,11 @@ def register_model() -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
+    from phi_vision import parent_watch
     from phi_vision.model.config import Phi3VConfig
     from phi_vision.plugins import log_redaction, media, start_faults  # noqa: F401  (media registers itself)
 
+    parent_watch.watch()
     log_redaction.install()
     start_faults.watch()
 

@@ -15,6 +15,7 @@ from phi_vision.plugins import ENDPOINT_PLUGIN, chat, health, plan_endpoint, rop
 from phi_vision.plugins.access import KeyForAllWork
 from phi_vision.plugins.lifecycle import Lifecycle, default_max_requests
 from phi_vision.plugins.limits import RequestLimits, error_response
+from phi_vision.private_folder import record_shared_memory
 
 
 class TaskEndpoints:
@@ -48,6 +49,7 @@ class TaskEndpoints:
             max_requests = default_max_requests(config, service.tokens_per_request)
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
         plan_endpoint.report(state, config)
+        record_shared_memory()
 
 
 async def _render(_: Request, error: Exception) -> JSONResponse:

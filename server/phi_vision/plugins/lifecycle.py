@@ -102,9 +102,9 @@ class Lifecycle:
             await asyncio.sleep(PROBE_INTERVAL_S)
 
     async def _take_signals(self) -> None:
-        """Take the signals over from vLLM, which installs its handlers just before the server starts."""
-        while not getattr(getattr(self._state, "server", None), "started", False):
-            await asyncio.sleep(0.02)
+        """Take the signals over from vLLM, which sets its handlers in the same step as `state.server`."""
+        while not hasattr(self._state, "server"):
+            await asyncio.sleep(0.01)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -129,4 +129,6 @@ class Lifecycle:
             give_up_at = time.monotonic() + _ABORT_GRACE_S
             while self._in_flight and time.monotonic() < give_up_at:
                 await asyncio.sleep(0.05)
+        while not server.started:  # told to exit before, uvicorn leaves its sockets open
+            await asyncio.sleep(0.01)
         server.should_exit = True  # vLLM then stops the engine, which is idle, and returns

@@ -1,0 +1,153 @@
+"""One private folder for each server: what its processes would leave in the temporary folder.
+
+vLLM makes its sockets and rendezvous files in the temporary folder and leaves them there, also when it stops
+as it should. The folder is locked for as long as its server lives, so that the next start knows
+what a crash has left, and removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from phi_vision.errors import UsageError
+
+VARIABLE = "PHI_VISION_FOLDER"
+_PREFIX = "phi-vision-"
+_LOCK = "lock"
+_SHARED_MEMORY = "shared_memory"  # one line a segment: its inode and its name
+_SHARED_MEMORY_FOLDER = Path("/dev/shm")
+_PROBE_BYTES = 1 << 20
+_MAX_PATH_BYTES = 66  # a socket's path has 103 bytes at most (macOS); vLLM's names have 36
+
+
+class PrivateFolder:
+    """A locked folder that only this user can read.
+
+    Raises:
+        UsageError: the temporary folder is full, not writable, or its name too long for sockets.
+    """
+
+    def __init__(self) -> None:
+        base = _base()
+        _remove_what_crashes_left(base)
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+            if len(os.fsencode(self.path)) > _MAX_PATH_BYTES:
+                raise OSError(0, "its name is too long for sockets")
+            _probe(self.path / "probe")
+            self._lock = (self.path / "new").open("w")
+            # A record lock: it ends with this process, and those that it forks do not inherit it. It would
+            # also end when this process opens and closes that file again, which nothing here does.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX)
+            (self.path / "new").rename(self.path / _LOCK)  # no other start sees it without its lock
+        except OSError as error:
+            if hasattr(self, "path"):
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise UsageError(
+                f"cannot write to the temporary folder {base}: {error.strerror}; free some space there, "
+                "or set TMPDIR to another folder"
+            ) from error
+
+    def environment(self) -> dict[str, str]:
+        """What has vLLM's processes, and the libraries in them, put their files there."""
+        here = str(self.path)
+        variables = {VARIABLE: here, "VLLM_RPC_BASE_PATH": here, "TMPDIR": here}
+        if (
+            "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+        ):  # by default in the temporary folder, but worth keeping
+            cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+            root = os.environ.get("VLLM_CACHE_ROOT") or os.path.join(cache, "vllm")
+            variables["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(root, "torchinductor")
+        return variables
+
+    def remove(self) -> None:
+        """At the end of the server, when its processes are gone."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def record_shared_memory() -> None:
+    """Write down the segments under /dev/shm that the server's processes hold, for the start after a crash.
+
+    While any process of the server is left, Python's own resource tracker removes them; a crash may take
+    that too.
+    """
+    folder = os.environ.get(VARIABLE)
+    if folder is None or not _SHARED_MEMORY_FOLDER.is_dir():
+        return
+    server = psutil.Process(_owner(Path(folder)))
+    names: set[str] = set()
+    for process in [server, *server.children(recursive=True)]:
+        names |= _mapped(process.pid)
+    lines = []
+    for name in sorted(names):
+        with contextlib.suppress(FileNotFoundError):
+            lines.append(f"{(_SHARED_MEMORY_FOLDER / name).stat().st_ino} {name}\n")
+    draft = Path(folder, f"{_SHARED_MEMORY}.{os.getpid()}")  # several API processes may write at once
+    draft.write_text("".join(lines))
+    draft.replace(Path(folder, _SHARED_MEMORY))
+
+
+def _mapped(process_id: int) -> set[str]:
+    """Names under /dev/shm that a process has mapped."""
+    prefix = f"{_SHARED_MEMORY_FOLDER}/"
+    try:
+        lines = Path(f"/proc/{process_id}/maps").read_text().splitlines()
+    except OSError:  # it has ended
+        return set()
+    paths = [line.split(maxsplit=5)[-1] for line in lines if prefix in line]
+    return {path.removeprefix(prefix) for path in paths if not path.endswith("(deleted)")}
+
+
+def _owner(folder: Path) -> int:
+    """The process id of the server that made it."""
+    return int(folder.name.removeprefix(_PREFIX).partition("-")[0])
+
+
+def _base() -> str:
+    try:
+        return os.environ.get("VLLM_RPC_BASE_PATH") or tempfile.gettempdir()
+    except FileNotFoundError as error:  # none of the usual places can be written to
+        raise UsageError(f"{error.strerror}; free some space, or set TMPDIR to another folder") from error
+
+
+def _probe(file: Path) -> None:
+    """Fail now where there is no space; vLLM hangs there for minutes."""
+    with file.open("wb") as opened:
+        opened.write(bytes(_PROBE_BYTES))
+        opened.flush()
+        os.fsync(opened.fileno())
+    file.unlink()
+
+
+def _remove_what_crashes_left(base: str) -> None:
+    """The folders of this user's servers that are dead, and their shared memory."""
+    for folder in Path(base).glob(f"{_PREFIX}*"):
+        # Others may leave what they like under such a name, and another start may do the same just now.
+        with contextlib.suppress(OSError, ValueError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid() or _owner(folder) == os.getpid():
+                continue
+            if (folder / _LOCK).exists():
+                with (folder / _LOCK).open("r+") as lock:
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its owner lives
+                    _remove_shared_memory(folder / _SHARED_MEMORY)
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif not psutil.pid_exists(_owner(folder)):  # it ended while it made the folder
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_shared_memory(record: Path) -> None:
+    if not record.exists():
+        return
+    for line in record.read_text().splitlines():
+        inode, name = line.split(maxsplit=1)
+        segment = _SHARED_MEMORY_FOLDER / Path(name).name
+        with contextlib.suppress(FileNotFoundError):
+            if segment.stat().st_ino == int(inode):
+                segment.unlink()

@@ -1,0 +1,142 @@
+"""A start that is told to stop, or whose first process is killed, leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from phi_vision import start_phase
+from phi_vision.errors import UsageError
+from serving import Server, starting_server
+from stub_server import stub_program
+
+WITHIN_S = 120  # how long a state is waited for; none of these tests passes by the clock
+
+# Starts a process in each of vLLM's ways, and one below it; each says its id and then waits for ever.
+FAMILY = r"""
+import multiprocessing, os, sys, time
+from phi_vision import parent_watch, start_phase
+
+def child(grandchild):
+    parent_watch.watch()
+    if grandchild:
+        multiprocessing.get_context("fork").Process(target=child, args=(False,)).start()
+    os.write(1, f"{os.getpid()}\n".encode())  # whole lines, whoever else writes
+    while True:
+        try:
+            time.sleep(1000)
+        except BaseException:  # as libraries do
+            pass
+
+if __name__ == "__main__":
+    start_phase.end_at_once_on_signals(start_phase.end_children)
+    parent_watch.watch()
+    for method in ("fork", "spawn"):
+        multiprocessing.get_context(method).Process(target=child, args=(True,)).start()
+    child(False)
+"""
+FAMILY_SIZE = 5
+
+
+@contextmanager
+def family(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    program = folder / "family.py"
+    program.write_text(FAMILY)
+    process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    members = [psutil.Process(int(process.stdout.readline())) for _ in range(FAMILY_SIZE)]
+    try:
+        yield process, [member for member in members if member.pid != process.pid]
+    finally:
+        for member in members:
+            if member.is_running():
+                member.kill()
+        process.communicate()
+
+
+def all_end(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=WITHIN_S)
+    return not alive
+
+
+def test_no_process_outlives_the_first(tmp_path: Path) -> None:
+    with family(tmp_path) as (first, others):
+        first.kill()
+        assert all_end(others)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_start_and_all_its_processes(
+    number: signal.Signals, exit_code: int, tmp_path: Path
+) -> None:
+    with family(tmp_path) as (first, others):
+        first.send_signal(number)
+        assert first.wait(WITHIN_S) == exit_code and all_end(others)
+
+
+def test_a_thread_that_ends_does_not_end_what_it_forked(tmp_path: Path) -> None:
+    """The kernel's signal comes with the end of a thread: only those of the main thread ask for it."""
+    program = """
+import os, threading
+from phi_vision import parent_watch
+parent_watch.watch()
+ready, says = os.pipe()
+go, lets = os.pipe()
+
+def fork():
+    if os.fork() == 0:
+        os.read(go, 1)  # the thread is gone by then
+        os.write(says, b"alive")
+        os._exit(0)
+
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+os.write(lets, b"x")
+os.close(says)
+print(os.read(ready, 5).decode())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "alive\n", done.stderr
+
+
+def test_the_port_is_held_from_the_start_and_0_is_a_free_one() -> None:
+    with start_phase.listen("127.0.0.1", 0) as first, start_phase.listen("127.0.0.1", 0) as second:
+        ports = {opened.getsockname()[1] for opened in (first, second)}
+        assert len(ports) == 2 and 0 not in ports
+    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1:0"):
+        start_phase.listen("192.0.2.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="already in use"):
+        start_phase.listen("127.0.0.1", taken.getsockname()[1])
+
+
+def wait_for_log(server: Server, words: str) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while words not in server.log:
+        assert server.process.poll() is None and time.monotonic() < deadline, server.log[-3000:]
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stubbed", [False, True])
+def test_a_stop_during_the_start_leaves_nothing(stubbed: bool, tmp_path: Path) -> None:
+    """While vLLM is imported, and, with the stub, just before it serves: the signals change hands there."""
+    program = stub_program(tmp_path) if stubbed else ("-m", "phi_vision", "serve", "--model", "demo")
+    with tempfile.TemporaryDirectory() as temporary:
+        # The stub imports vLLM before the launcher can say where caches belong.
+        env = {"TMPDIR": temporary, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        with starting_server(tmp_path / "log.txt", env=env, program=program) as server:
+            wait_for_log(server, "Available routes are" if stubbed else "listening")
+            below = psutil.Process(server.process.pid).children(recursive=True)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(WITHIN_S) == 0, server.log[-3000:]
+            assert all_end(below) and os.listdir(temporary) == []
