@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
-from serving import Server, running_server
+from serving import PATIENCE_S, Server, running_server
 from stub_server import StubServer, running_stub
+
+# By default httpx gives up after five seconds, which any answer may take on a busy machine.
+_patience = inspect.signature(httpx.get).parameters["timeout"].default
+_patience.connect = _patience.read = _patience.write = _patience.pool = PATIENCE_S
 
 
 @pytest.fixture(scope="session")

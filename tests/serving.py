@@ -20,7 +20,7 @@ import openai
 
 _LISTENING = re.compile(r"^  listening +http://[^\s/]+:(\d+)/v1$", re.MULTILINE)
 
-START_TIMEOUT_S = 420  # three processes import vLLM; under a minute on two quiet cores
+PATIENCE_S = 900  # for an answer or a start, which a busy machine may make slow; no test waits for its end
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Server:
         return self.log_path.read_text(errors="replace")
 
     def client(self, api_key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.base_url, api_key=api_key, max_retries=0, timeout=300)
+        return openai.OpenAI(base_url=self.base_url, api_key=api_key, max_retries=0, timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = 60) -> int:
 
 
 def _wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise RuntimeError(f"the server ended with {server.process.returncode}:\n{server.log[-4000:]}")
@@ -111,4 +111,4 @@ def _wait_until_ready(server: Server) -> None:
                 if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
                     return
         time.sleep(0.2)
-    raise RuntimeError(f"the server did not start in {START_TIMEOUT_S} s:\n{server.log[-4000:]}")
+    raise RuntimeError(f"the server did not start in {PATIENCE_S} s:\n{server.log[-4000:]}")

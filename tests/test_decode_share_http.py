@@ -52,7 +52,7 @@ def test_the_pictures_of_a_request_have_one_share(monkeypatch: pytest.MonkeyPatc
 def test_a_jpeg_of_many_scans_is_a_400_that_names_the_part(stub: StubServer) -> None:
     slow = image_part(with_scans(200))
     body = {"model": "phi-3.5-vision:caption", "messages": [user(image_part(PICTURE), slow)]}
-    answer = httpx.post(f"{stub.base_url}/chat/completions", json=body, timeout=300)
+    answer = httpx.post(f"{stub.base_url}/chat/completions", json=body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == "messages[0].content[1].image_url"
     assert "a JPEG of more than 32 scans" in answer.json()["error"]["message"]

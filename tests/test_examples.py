@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 def run(command: list[str], server: Server, text: str | None = None) -> str:
     env = {**os.environ, "OPENAI_BASE_URL": server.base_url}
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

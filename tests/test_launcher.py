@@ -94,7 +94,7 @@ def test_without_weights_and_hub_the_demo_is_loud(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("empty")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("empty")))
     found = find_checkpoint("auto", None)
     assert found.name == DEMO_NAME and found.aliases == ("phi-3.5-vision",)
     assert found.banner and "DEMO MODEL" in found.banner and "hub" in found.banner

@@ -16,7 +16,7 @@ from mutations import FUZZ_FACTOR, FUZZ_RANDOM, mutated_files
 from phi_vision.config import ServeConfig
 from phi_vision.plugins.limits import MAX_JSON_VALUES, MAX_MESSAGES, MAX_PARTS
 from pictures import data_url, image_part, reference_picture, user
-from serving import Server
+from serving import PATIENCE_S, Server
 
 PHOTO = image_part(reference_picture(64, 48, 0), "low")
 CHAT = "/v1/chat/completions"
@@ -33,7 +33,7 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
 @pytest.fixture
 def post(server: Server) -> Iterator[Any]:
     """POST to a path; afterwards the server must still serve."""
-    with httpx.Client(base_url=server.url, timeout=120) as http:
+    with httpx.Client(base_url=server.url) as http:
         yield http.post
         good = http.post(CHAT, json={"messages": [user(PHOTO)], "task": "caption", "max_tokens": 4})
         assert good.status_code == 200 and good.json()["choices"], good.text
@@ -52,7 +52,7 @@ def test_a_body_over_the_cap_is_413_on_every_route(post: Any, path: str, announc
 
 
 def test_a_body_that_announces_too_much_is_not_read(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**15}\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
@@ -232,7 +232,7 @@ def test_other_content_types(post: Any, content_type: str) -> None:
 
 def test_the_served_openapi_holds(server: Server, post: Any) -> None:
     """Schemathesis makes requests from the schema of our routes, valid ones and broken ones."""
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json").include(
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=PATIENCE_S).include(
         path=[CHAT, "/v1/tasks", "/livez", "/readyz"]
     )
     tried = 0
@@ -246,7 +246,7 @@ def test_the_served_openapi_holds(server: Server, post: Any) -> None:
             if isinstance(case.body, dict):
                 case.body["max_tokens"] = case.body["max_completion_tokens"] = 2
                 case.body["stream"] = False
-            answer = case.call(timeout=120)
+            answer = case.call(timeout=PATIENCE_S)
             tried += 1
             assert answer.status_code < 500, (case.body, answer.text[:500])
 

@@ -1,4 +1,4 @@
-"""A second server: a published-looking checkpoint with remote code, other crops, a key, a name."""
+"""A second server: a published-looking checkpoint with remote code, other crops, a key, a name, fp8 KV."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from engine_plan import GIB, assert_agrees, plan_of
 from phi_vision.checkpoint import DEMO_FOLDER
 from pictures import image_part, reference_picture, user
 from serving import Server, running_server
@@ -40,8 +41,9 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other(trap: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log_path = tmp_path_factory.mktemp("other") / "log.txt"
     flags = ["--model", str(trap), "--served-model-name", "eyes", "--api-key", KEY, "--crops", "adaptive"]
-    flags += ["--num-crops", "9", "--num-crops-multi", "2", "--max-model-len", "4096", "--max-logprobs", "3"]
-    with running_server(log_path, *flags) as running:
+    flags += ["--num-crops", "9", "--num-crops-multi", "2", "--max-logprobs", "3"]
+    flags += ["--kv-cache-dtype", "fp8_e4m3"]
+    with running_server(log_path, *flags, env={"VLLM_CPU_KVCACHE_SPACE": "2"}) as running:
         yield running
 
 
@@ -89,5 +91,6 @@ def test_flags_of_vllm_pass_through(other: Server) -> None:
         ask(model="eyes", messages=[user("hi")], max_tokens=1, logprobs=True, top_logprobs=4)
 
 
-def test_the_original_context_keeps_the_short_factors(other: Server) -> None:
-    assert "short factors" in other.log and "Using LongRoPE scaling factors" not in other.log
+def test_the_plan_of_an_fp8_cache_of_a_given_size_for_the_whole_context(other: Server) -> None:
+    assert plan_of(other, KEY)["plan"]["max_model_len"] == 131072
+    assert_agrees(other, KEY, kv_dtype="fp8_e4m3", kv_bytes=2 * GIB)
