@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import FUZZ_FACTOR, FUZZ_RANDOM, mutated_files
 from phi_vision.config import ServeConfig
-from phi_vision.plugins.limits import MAX_JSON_VALUES, MAX_MESSAGES, MAX_PARTS
+from phi_vision.plugins.body import MAX_JSON_VALUES, MAX_MESSAGES, MAX_PARTS
 from pictures import data_url, image_part, reference_picture, user
 from serving import PATIENCE_S, Server
 
@@ -95,7 +95,7 @@ def test_private_addresses_are_refused_on_every_route(post: Any, url: str) -> No
         "/tokenize": chat,
         "/v1/responses": {
             "input": [
-                {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "low"}]}
+                {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}
             ]
         },
         "/v1/messages": {

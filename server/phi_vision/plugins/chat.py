@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -32,7 +31,7 @@ from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
 from phi_vision.model.geometry import CROP_PX, MAX_NUM_CROPS, num_image_tokens
 from phi_vision.plugins import rope
-from phi_vision.plugins.limits import check_shape
+from phi_vision.plugins.limits import PARSED
 
 router = APIRouter()
 
@@ -129,19 +128,12 @@ class ChatService:
 
 
 async def _json_body(raw_request: Request) -> dict[str, Any]:
-    """The request's JSON object. Read before the handler runs, as `with_cancellation` needs it."""
-    raw = await raw_request.body()
-    try:
-        body = json.loads(raw)
-        if b"\\ud" in raw or b"\\uD" in raw:
-            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
+    """The request's JSON object, as the limits have read it."""
+    body: dict[str, Any] | None = raw_request.scope.get(PARSED)
+    if body is None:
         raise RequestError("the body must be a JSON object")
     if unknown := sorted(set(body) - _KNOWN_FIELDS):
         raise RequestError(f"unknown field {unknown[0]!r}", param=unknown[0])
-    check_shape(body)
     return body
 
 

@@ -11,10 +11,13 @@ from vllm.engine.protocol import EngineClient
 
 from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
-from phi_vision.plugins import ENDPOINT_PLUGIN, chat, health, plan_endpoint, rope
+from phi_vision.plugins import ENDPOINT_PLUGIN, chat, error_messages, health, plan_endpoint, rope
 from phi_vision.plugins.access import KeyForAllWork
+from phi_vision.plugins.body import BodyLimits
+from phi_vision.plugins.fields import FieldRules
 from phi_vision.plugins.lifecycle import Lifecycle, default_max_requests
 from phi_vision.plugins.limits import RequestLimits, error_response
+from phi_vision.plugins.text_bound import TokenBound
 from phi_vision.private_folder import record_shared_memory
 
 
@@ -34,6 +37,8 @@ class TaskEndpoints:
         if keys := app.state.args.api_key:
             app.add_middleware(KeyForAllWork, tokens=keys)  # around the limits: strangers get no further
         app.add_exception_handler(RequestError, _render)
+        error_messages.install()
+        self._app = app
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the chat service once vLLM's own is there."""
@@ -44,6 +49,10 @@ class TaskEndpoints:
         if state.phi_vision_rope_per_request:
             rope.choose_per_request(engine_client)
         config = engine_client.vllm_config
+        vocabulary = state.openai_serving_chat.renderer.get_tokenizer().get_vocab()
+        max_model_len = config.model_config.max_model_len
+        state.phi_vision_body_limits = BodyLimits(TokenBound(vocabulary), max_model_len)
+        state.phi_vision_field_rules = FieldRules(self._app, config, service.served_names)
         max_requests = GuardSettings.from_environment().max_requests
         if max_requests is None:
             max_requests = default_max_requests(config, service.tokens_per_request)

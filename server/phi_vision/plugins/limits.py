@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -13,15 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
 from phi_vision.plugins import media
+from phi_vision.plugins.body import BodyLimits
+from phi_vision.plugins.fields import FieldRules
 from phi_vision.plugins.lifecycle import Lifecycle
 
 READING = ("GET", "HEAD", "OPTIONS")  # methods that bring no work
 
 BODY_TIMEOUT_S = 60  # to send a request's body
-MAX_JSON_VALUES = 500_000  # a full context of token ids is 131,072; each value costs up to 100 bytes
-MAX_JSON_DEPTH = 64
-MAX_MESSAGES = 1024
-MAX_PARTS = 4096  # of all messages together
+INLINE_BYTES = 50_000  # a body up to here is parsed at once, a larger one in a thread
+
+PARSED = "phi_vision_body"  # in the scope: the request's JSON object
 
 
 def error_response(error: RequestError) -> JSONResponse:
@@ -39,6 +40,7 @@ class RequestLimits:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._max_bytes = GuardSettings.from_environment().max_body_bytes
+        self._parser = ThreadPoolExecutor(1, "phi-vision-body")  # one at a time: each can take much memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -53,7 +55,8 @@ class RequestLimits:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
                     body = await self._read(Headers(scope=scope), receive)
-                _check_values(body or b"")
+                if body:
+                    scope[PARSED] = await self._checked(body, scope)
             except TimeoutError:
                 error = RequestError(f"the body took longer than {BODY_TIMEOUT_S} s", status=408)
                 await error_response(error)(scope, receive, send)
@@ -63,6 +66,21 @@ class RequestLimits:
                 if body is not None:
                     media.begin_request()
                     await self.app(scope, _replay(body, receive), send)
+
+    async def _checked(self, body: bytes, scope: Scope) -> dict[str, Any]:
+        """The JSON object, within all bounds and without fields that its route would not honour."""
+        state = scope["app"].state
+        limits: BodyLimits = state.phi_vision_body_limits
+        rules: FieldRules = state.phi_vision_field_rules
+
+        def check() -> dict[str, Any]:
+            parsed = limits.parse(body)
+            rules.check(scope["path"], parsed)
+            return parsed
+
+        if len(body) <= INLINE_BYTES:
+            return check()
+        return await asyncio.get_running_loop().run_in_executor(self._parser, check)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
         """The whole body; None when the client has gone."""
@@ -97,38 +115,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replayed
-
-
-def _check_values(body: bytes) -> None:
-    """Bound what parsing makes of the body: a byte of JSON can become a hundred in memory."""
-    if sum(body.count(sign) for sign in (b"[", b"{", b",")) > MAX_JSON_VALUES:
-        raise RequestError(f"the JSON has more than {MAX_JSON_VALUES} values")
-
-
-def check_shape(body: Mapping[str, Any]) -> None:
-    """Bound depth, messages and parts of a chat request.
-
-    Raises:
-        RequestError: naming the field at fault.
-    """
-    level: list[Any] = list(body.values())
-    for _ in range(MAX_JSON_DEPTH):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            break
-    else:
-        raise RequestError(f"the JSON is nested deeper than {MAX_JSON_DEPTH}")
-    messages = body.get("messages")
-    if not isinstance(messages, list):
-        return
-    if len(messages) > MAX_MESSAGES:
-        raise RequestError(f"{len(messages)} messages; at most {MAX_MESSAGES}", param="messages")
-    contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    parts = sum(len(content) for content in contents if isinstance(content, list))
-    if parts > MAX_PARTS:
-        raise RequestError(f"{parts} content parts; at most {MAX_PARTS} in one request", param="messages")
