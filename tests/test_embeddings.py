@@ -104,3 +104,8 @@ def test_equal_to_vllms_stock_class(
     for mine, theirs in zip(got, expected, strict=True):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=1e-3, atol=1e-4)
         assert mine.std() > 0.01  # not equal for being nothing
+
+
+def test_the_normalisation_lies_beside_the_weights(towers: tuple[HDImageEmbedding, torch.nn.Module]) -> None:
+    ours, _ = towers
+    assert "mean_std" in dict(ours.named_buffers()) and "mean_std" not in ours.state_dict()

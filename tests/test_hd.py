@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from phi_vision.model.geometry import crop_grid, native_num_crops
-from phi_vision.model.hd import num_image_tokens, resize_and_pad, views
+from phi_vision.model.hd import normalization, num_image_tokens, resize_and_pad, views
 from pictures import reference_picture
 from PIL import Image
 
@@ -36,6 +36,24 @@ def test_equals_the_original_processor(case: dict) -> None:
     assert (sample - torch.tensor(case["sample_value"])).abs().max() < PIXEL_TOLERANCE
     means = seen.mean(dim=(1, 2, 3))
     assert (means - torch.tensor(case["crop_mean"])).abs().max() < PIXEL_TOLERANCE
+
+
+def test_constants_that_are_at_hand_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each tensor made from numbers is a copy to the GPU that everything waits for."""
+    canvas = resize_and_pad(reference_picture(800, 600, 1), 4)
+    expected, constants = views(canvas), normalization()
+    monkeypatch.setattr(torch, "tensor", None)
+    assert torch.equal(views(canvas, constants), expected)
+
+
+def test_the_constants_are_exact_where_the_model_is_in_bf16() -> None:
+    usual = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)  # as vLLM does while it builds a model
+        built = normalization()
+    finally:
+        torch.set_default_dtype(usual)
+    assert built.dtype == torch.float32 and torch.equal(built, normalization())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (20000, 3), (337, 335)])

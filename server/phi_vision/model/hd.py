@@ -14,7 +14,7 @@ from PIL import Image
 
 from phi_vision.model.geometry import CROP_PX, crop_grid, num_image_tokens
 
-__all__ = ["normalize", "num_image_tokens", "overview", "resize_and_pad", "views"]
+__all__ = ["normalization", "normalize", "num_image_tokens", "overview", "resize_and_pad", "views"]
 
 # CLIP's normalisation of RGB in 0..1.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -51,11 +51,17 @@ def resize_and_pad(image: Image.Image, num_crops: int) -> torch.Tensor:
     return torch.from_numpy(canvas)
 
 
-def overview(canvas: torch.Tensor) -> torch.Tensor:
+def normalization() -> torch.Tensor:
+    """Mean and deviation of CLIP's normalisation, float32, (2, 3, 1, 1)."""
+    return torch.tensor((_MEAN, _STD), dtype=torch.float32).view(2, 3, 1, 1)
+
+
+def overview(canvas: torch.Tensor, mean_std: torch.Tensor | None = None) -> torch.Tensor:
     """The global view: the whole canvas squeezed into one crop.
 
     Args:
         canvas: uint8, (3, H, W), H and W multiples of 336, on any device.
+        mean_std: `normalization()` on that device, to spare copying it there for each picture.
 
     Returns:
         float32, (3, 336, 336), normalised.
@@ -63,30 +69,30 @@ def overview(canvas: torch.Tensor) -> torch.Tensor:
     pixels = canvas.float()[None]
     if canvas.shape[1:] != (CROP_PX, CROP_PX):  # resizing to its own size changes nothing
         pixels = torch.nn.functional.interpolate(pixels, size=(CROP_PX, CROP_PX), mode="bicubic")
-    return normalize(pixels[0])
+    return normalize(pixels[0], mean_std)
 
 
-def views(canvas: torch.Tensor) -> torch.Tensor:
+def views(canvas: torch.Tensor, mean_std: torch.Tensor | None = None) -> torch.Tensor:
     """Normalise a canvas and cut it into what the vision tower sees.
 
     Args:
         canvas: uint8, (3, H, W), H and W multiples of 336, on any device.
+        mean_std: as in `overview`.
 
     Returns:
         float32, (1 + crops, 3, 336, 336), the global view first, then the crops row by row.
     """
     rows, columns = canvas.shape[1] // CROP_PX, canvas.shape[2] // CROP_PX
     crops = (
-        normalize(canvas.float())
+        normalize(canvas.float(), mean_std)
         .view(3, rows, CROP_PX, columns, CROP_PX)
         .permute(1, 3, 0, 2, 4)
         .reshape(rows * columns, 3, CROP_PX, CROP_PX)
     )
-    return torch.cat([overview(canvas)[None], crops])
+    return torch.cat([overview(canvas, mean_std)[None], crops])
 
 
-def normalize(pixels: torch.Tensor) -> torch.Tensor:
-    """CLIP's normalisation of RGB in 0..255, (3, H, W)."""
-    mean = torch.tensor(_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(_STD, device=pixels.device).view(3, 1, 1)
+def normalize(pixels: torch.Tensor, mean_std: torch.Tensor | None = None) -> torch.Tensor:
+    """CLIP's normalisation of RGB in 0..255, (3, H, W); `mean_std` as in `overview`."""
+    mean, std = normalization().to(pixels.device) if mean_std is None else mean_std
     return (pixels / 255 - mean) / std

@@ -28,7 +28,7 @@ from vllm.sequence import IntermediateTensors
 from phi_vision.model import rope
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import CROP_PX
-from phi_vision.model.hd import views
+from phi_vision.model.hd import normalization, views
 from phi_vision.model.processor import HDDummyInputsBuilder, HDMultiModalProcessor, HDProcessingInfo
 
 
@@ -44,6 +44,8 @@ class HDImageEmbedding(nn.Module):
             prefix=f"{prefix}.img_processor",
         )
         merged_dim = 4 * config.clip_config.hidden_size
+        # On the model's device once, instead of a copy to it (and a wait for it) several times a picture.
+        self.register_buffer("mean_std", normalization(), persistent=False)
         self.glb_GN = nn.Parameter(torch.empty(1, 1, merged_dim))
         self.sub_GN = nn.Parameter(torch.empty(1, 1, 1, merged_dim))
         self.img_projection = nn.Sequential(
@@ -61,7 +63,7 @@ class HDImageEmbedding(nn.Module):
         Returns:
             (num_image_tokens, hidden) each.
         """
-        crops = [views(canvas) for canvas in canvases]  # (1 + n, 3, 336, 336) each
+        crops = [views(canvas, self.mean_std) for canvas in canvases]  # (1 + n, 3, 336, 336) each
         counts = [len(crop) for crop in crops]
         dtype = self.glb_GN.dtype
         features = self.img_processor(torch.cat(crops).to(dtype))[:, 1:]  # (crops, 576, dim): no class token
