@@ -21,9 +21,10 @@ import machine
 import report
 import roofline
 import route_overhead
-from servers import HERE, ROOT, Server, ServerError, attach, start_ours, start_stock_vllm
+from servers import HERE, ROOT, Server, ServerError, python_path
 from summary import summary_line
 from sweep import Load, SweepSettings, plan, ratios, run_step
+from turns import turns
 from workloads import WORKLOADS
 
 SCHEMA = 1
@@ -49,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
         "--max-model-len", type=int, default=8192, metavar="TOKENS", help="(default: %(default)s)"
     )
     target.add_argument(
-        "--against", metavar="vllm|URL", help="run the same work on this server, in alternation"
+        "--against",
+        metavar="vllm|URL",
+        help="run the same work on this server, in alternation (stock vLLM after ours on a GPU below 40 GB)",
     )
     target.add_argument(
         "--python", default=str(ROOT / ".venv/bin/python"), help="of the server (default: %(default)s)"
@@ -138,19 +141,23 @@ class Benchmark:
         skipped = self.options.skip.split(",")
         try:
             with ExitStack() as stack:
-                servers = self._servers(stack)
-                try:
-                    self._sweep(servers)
-                    if "route-overhead" not in skipped and servers[0].process is not None:
-                        self._say("our chat route against vLLM's own, in one process")
-                        pairs = 60 if self.options.quick else 200
-                        self.result["route_overhead"] = route_overhead.measure(servers[0], pairs)
-                finally:
-                    self.result["servers"] = {server.label: server.describe() for server in servers}
+                gpu_bytes = self.result["machine"]["gpu_memory_bytes"]
+                ours = None
+                for servers in turns(self.options, self.server_flags, gpu_bytes, stack, self._say):
+                    ours = ours or servers[0]
+                    try:
+                        self._sweep(servers)
+                        if "route-overhead" not in skipped and ours in servers and ours.process is not None:
+                            self._say("our chat route against vLLM's own, in one process")
+                            pairs = 60 if self.options.quick else 200
+                            self.result["route_overhead"] = route_overhead.measure(ours, pairs)
+                    finally:
+                        self.result["servers"] |= {server.label: server.describe() for server in servers}
             if "image-path" not in skipped:
                 self._in_server_environment("image_path", "image_path.py", "--repeats", "10")
-            checkpoint = str(servers[0].checkpoint)
-            if "eager" not in skipped and servers[0].process is not None and Path(checkpoint).is_dir():
+            assert ours is not None  # turns always yields it, first
+            checkpoint = str(ours.checkpoint)
+            if "eager" not in skipped and ours.process is not None and Path(checkpoint).is_dir():
                 count = "3" if self.options.quick else "8"
                 self._in_server_environment(
                     "eager", "eager_baseline.py", "--model", checkpoint, "--requests", count
@@ -170,38 +177,6 @@ class Benchmark:
         ]
         (self.folder / "result.json").write_text(json.dumps(self.result, indent=1) + "\n")
         (self.folder / "report.html").write_text(report.render(self.result))
-
-    def _servers(self, stack: ExitStack) -> list[Server]:
-        options = self.options
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if options.url:
-            ours = attach(options.url, "ours")
-        else:
-            self._say("starting phi-vision serve")
-            flags = [
-                "--model",
-                options.model,
-                "--max-model-len",
-                str(options.max_model_len),
-                *self._shared_flags(),
-            ]
-            ours = start_ours(options.python, logs / "ours.log", flags, gpu=self.gpu)
-            stack.callback(ours.stop)
-            self._say(f"ready after {ours.start_s:.0f} s")
-        if options.against == "vllm":
-            self._say("starting stock vLLM")
-            stock = start_stock_vllm(
-                options.python, logs / "vllm.log", ours, self._shared_flags(), gpu=self.gpu
-            )
-            stack.callback(stock.stop)
-            self._say(f"ready after {stock.start_s:.0f} s")
-            return [ours, stock]
-        return [ours, attach(options.against, "other")] if options.against else [ours]
-
-    def _shared_flags(self) -> list[str]:
-        """For both servers; two on one GPU get half each."""
-        halves = ["--gpu-memory-utilization", "0.45"] if self.gpu and self.options.against == "vllm" else []
-        return halves + self.server_flags
 
     def _sweep(self, servers: Sequence[Server]) -> None:
         steps = plan(self.workloads, self.loads, self.rounds, repeated=not self.options.quick)
@@ -260,7 +235,7 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 def _server_environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT / 'server'}{os.pathsep}{HERE}"}
+    return {**os.environ, "PYTHONPATH": python_path()}
 
 
 def _versions(python: str) -> dict[str, str]:

@@ -93,6 +93,12 @@ class Server:
             self.process.wait()
 
 
+def python_path(*more: Path) -> str:
+    """For a process in the server's environment: this checkout's packages before what is set already."""
+    own = map(str, (ROOT / "server", HERE, *more))
+    return os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))
+
+
 def fetch_text(url: str, timeout_s: float = 10) -> str:
     """A page, or nothing where there is none."""
     try:
@@ -169,8 +175,8 @@ def start_stock_vllm(python: str, log_path: Path, ours: Server, flags: Sequence[
 def _start(
     label: str, what: str, command: list[str], port: int, log_path: Path, plugin: str, *, gpu: bool
 ) -> Server:
-    path = os.pathsep.join([str(ROOT / "server"), str(HERE), str(PLUGINS)])
-    environment = {**os.environ, "PYTHONPATH": path, "VLLM_PLUGINS": plugin, "VLLM_NO_USAGE_STATS": "1"}
+    path = {"PYTHONPATH": python_path(PLUGINS)}
+    environment = {**os.environ, **path, "VLLM_PLUGINS": plugin, "VLLM_NO_USAGE_STATS": "1"}
     if label == "vllm" and not gpu:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; ours plans its own
     start = time.monotonic()

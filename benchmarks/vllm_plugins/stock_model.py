@@ -8,12 +8,14 @@ padded float crops cross to the engine, and the tower runs on the padding too.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from float_reference import process
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import num_image_tokens
+from phi_vision.plugins import GENERAL_PLUGIN
 from PIL import Image
 from transformers import AutoConfig, BatchFeature
 from vllm import ModelRegistry
@@ -23,7 +25,9 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 
 def register() -> None:
-    """General plugin: vLLM calls it in each of its processes."""
+    """General plugin: vLLM calls it in each of its processes. Where phi-vision's own runs, it stays out."""
+    if GENERAL_PLUGIN in (os.environ.get("VLLM_PLUGINS") or "").split(","):
+        return
     AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig, exist_ok=True)
     ModelRegistry.register_model("Phi3VForCausalLM", "stock_model:StockPhi3VForCausalLM")
 
