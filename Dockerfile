@@ -6,13 +6,16 @@ COPY server /opt/phi-vision/server
 # No dependencies: the base image has them all. The package brings the plugins that vLLM loads by name.
 RUN python3 -m pip install --no-cache-dir --no-deps /opt/phi-vision \
     && useradd --create-home --uid 10001 phi \
-    && mkdir -p /home/phi/.cache/huggingface \
+    && mkdir -p /home/phi/.cache \
     && chown -R phi:phi /home/phi/.cache
 
 USER 10001
 WORKDIR /home/phi
-# The weights outlive the container.
-VOLUME /home/phi/.cache/huggingface
+# What outlives the container: the weights, and what vLLM, Triton, inductor and FlashInfer have compiled.
+ENV VLLM_CACHE_ROOT=/home/phi/.cache/vllm \
+    TRITON_CACHE_DIR=/home/phi/.cache/triton \
+    TORCHINDUCTOR_CACHE_DIR=/home/phi/.cache/inductor
+VOLUME /home/phi/.cache
 EXPOSE 8000
 
 # The first start fetches 8 GB of weights; a failing check during the start period does not count.
