@@ -13,17 +13,19 @@ UV_VERSION := 0.13.9
 BIN        := $(VENV)/bin
 STAMP      := $(VENV)/.ready-$(ACCEL)
 
-# uv does not read pip's configuration: hand on where pip looks for wheels and which index it asks.
+# uv does not read pip's configuration: hand on where pip looks for wheels and which index it asks. Not for CUDA
+# where a CPU wheel of torch is at hand: the suffix of its version would make it count as the newer one.
 PIP_GET     = $(shell $(PYTHON) -m pip config get $(1) 2>/dev/null)
 FIND_LINKS := $(call PIP_GET,global.find-links)
+HAVE_TORCH := $(wildcard $(addsuffix /torch-*+cpu*.whl,$(FIND_LINKS)))
+WHEELS     := $(if $(and $(HAVE_TORCH),$(filter cuda,$(ACCEL))),,$(FIND_LINKS))
 INDEX      := $(call PIP_GET,global.index-url)
-UV_SETTINGS := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(if $(INDEX),UV_DEFAULT_INDEX="$(INDEX)")
+UV_SETTINGS := $(if $(WHEELS),UV_FIND_LINKS="$(WHEELS)") $(if $(INDEX),UV_DEFAULT_INDEX="$(INDEX)")
 UV         := $(UV_SETTINGS) $(BIN)/uv
 
-# The CPU build of torch: from a wheel at hand if there is one, else from the index that uv knows.
-HAVE_TORCH    := $(wildcard $(addsuffix /torch-*+cpu*.whl,$(FIND_LINKS)))
+# The CPU build of torch: from a wheel at hand if there is one, else from the index that uv knows. The index's
+# usual torch is CUDA's.
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
-cuda_OPTIONS  := --torch-backend=auto
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak context-table lock image serve-image clean
@@ -31,8 +33,13 @@ cuda_OPTIONS  := --torch-backend=auto
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Before the download: a driver that is too old for the CUDA that torch brings.
+CHECK_DRIVER = PYTHONPATH=server $(PYTHON) -c \
+	"import sys; from phi_vision.hardware import driver_fault; sys.exit(driver_fault())"
+
 # Compiled now, because the server imports vLLM in three processes on each start.
 $(STAMP): pyproject.toml server/constraints/$(ACCEL).txt server/constraints/cpu-overrides.txt
+	@$(if $(filter cuda,$(ACCEL)),$(CHECK_DRIVER))
 	@echo "Setting up $(VENV) for $(ACCEL) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
@@ -112,9 +119,9 @@ lock: $(STAMP)  ## resolve both constraints files anew
 image:  ## build the CUDA container image
 	docker build --tag $(IMAGE) .
 
-serve-image:  ## serve from the container image, on all GPUs
+serve-image:  ## serve from the container image, on all GPUs; weights and compiled kernels stay in a volume
 	docker run --rm --gpus all --ipc host --publish 8000:8000 \
-		--volume phi-vision-huggingface:/home/phi/.cache/huggingface $(IMAGE) $(ARGS)
+		--volume phi-vision-cache:/home/phi/.cache $(IMAGE) $(ARGS)
 
 clean:  ## remove the virtual environments and all caches of tools
 	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache

@@ -56,6 +56,15 @@ def test_the_readme_shows_the_real_help(command: str, monkeypatch: pytest.Monkey
     assert printed.getvalue().strip() in README.read_text()
 
 
+def test_no_default_is_shown_where_there_is_none() -> None:
+    commands = ("serve", "plan", "predict")
+    shown = " ".join(
+        subprocess.check_output([sys.executable, "-m", "phi_vision", c, "--help"], text=True)
+        for c in commands
+    )
+    assert "(default: )" not in shown and "(default: None)" not in shown
+
+
 def test_flags_default_to_the_config() -> None:
     options = cli.parser().parse_args(["serve"])
     assert ServeConfig(**{name: getattr(options, name) for name in setting_metadata()}) == ServeConfig()

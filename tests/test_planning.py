@@ -18,7 +18,7 @@ from phi_vision.errors import UsageError
 from phi_vision.hardware import GIB, Device, named_gpu
 from phi_vision.model.dimensions import PHI_3_5_VISION, read_config_json
 from phi_vision.planning import Option
-from phi_vision.profiles import PROFILES, Setting
+from phi_vision.profiles import PROFILES, Setting, candidates
 
 CPU_24GB = Device("cpu", "x86_64", round(23.5 * GIB), free_bytes=round(22 * GIB))
 REAL = Checkpoint(PUBLISHED_MODEL, "phi-3.5-vision")
@@ -76,7 +76,7 @@ def test_each_profile_can_be_asked_for() -> None:
     a10 = named_gpu("a10")
     assert chosen(a10, profile="faithful").plan.max_model_len == 4096
     assert chosen(a10, profile="long", max_model_len=8192).setting.kv_dtype == "int4_per_token_head"
-    with pytest.raises(UsageError, match=r"131,072 tokens does not fit .* --max-model-len 77024 fits"):
+    with pytest.raises(UsageError, match=r"131,072 tokens does not fit .* --max-model-len 74928 fits"):
         chosen(a10, profile="balanced")
     with pytest.raises(UsageError, match="--profile faithful allows 4096 at most"):
         chosen(a10, profile="faithful", max_model_len=8192)
@@ -92,12 +92,58 @@ def test_what_the_refusal_offers_does_fit() -> None:
     with pytest.raises(UsageError):
         chosen(t4, max_model_len=offered + 16)
     assert header.split() == ["profile", "weights", "KV", "cache", "longest", "context"]
-    assert len(rows) == 8 and any("mxfp4" in row and f"{offered:,}" in row for row in rows)
+    assert len(rows) == 7 and any("fp8_per_block" in row and f"{offered:,}" in row for row in rows)
 
 
 def test_a_gpu_too_small_for_the_weights_says_so() -> None:
     with pytest.raises(UsageError, match="a device with more memory"):
         chosen(Device("cuda", "tiny", 3 * GIB, (8, 6)))
+
+
+def test_four_bit_weights_need_bfloat16() -> None:
+    """Below 8.0 vLLM serves in float16, for which its kernel of mxfp4 does not exist."""
+    assert not any(s.weights == "mxfp4" for _, s in candidates("auto", named_gpu("t4")))
+    assert any(s.weights == "mxfp4" for _, s in candidates("auto", named_gpu("a100-40")))
+    with pytest.raises(UsageError, match="runs on NVIDIA Tesla T4"):
+        chosen(named_gpu("t4"), vllm_args=("--quantization", "mxfp4"))
+
+
+def test_memory_that_others_hold_is_not_planned_with() -> None:
+    a10 = named_gpu("a10")
+    shared = replace(a10, free_bytes=12 * GIB)
+    plan = chosen(shared, max_model_len=4096).plan
+    assert plan.budget_bytes == 11 * GIB  # less what the process takes outside vLLM's share
+    arguments = planning.engine_arguments(chosen(shared, max_model_len=4096), ServeConfig(), shared)
+    share = float(arguments[arguments.index("--gpu-memory-utilization") + 1])
+    assert 0.99 * plan.budget_bytes < share * a10.memory_bytes <= plan.budget_bytes
+    with pytest.raises(
+        UsageError, match=r"11\.0 of 22\.1 GiB to use\); .* or end the programs that hold 10\.1 GiB"
+    ):
+        chosen(shared)
+    assert "22.1 GiB, 12.0 free" in launcher.summary(ServeConfig(), shared, REAL)
+    little = replace(a10, free_bytes=a10.memory_bytes - GIB // 2)  # a desktop
+    assert chosen(little).plan == chosen(a10).plan
+    assert "0.92" in planning.engine_arguments(chosen(little), ServeConfig(), little)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "flags", "backend"),
+    [
+        ("a10", (), "FLASH_ATTN"),
+        ("a10", ("--dtype", "float32"), "TRITON_ATTN"),
+        ("t4", ("--dtype", "float32"), "TRITON_ATTN"),
+        ("l4", ("--kv-cache-dtype", "fp8"), "TRITON_ATTN"),
+        ("a10", ("--kv-cache-dtype", "int8_per_token_head"), "TRITON_ATTN"),
+    ],
+)
+def test_the_attention_kernels_can_read_what_they_get(gpu: str, flags: tuple[str, ...], backend: str) -> None:
+    """FlashAttention has no float32 and, but for Hopper's, no quantized cache; vLLM refuses it there."""
+    device, config = named_gpu(gpu), ServeConfig(max_model_len=2048, vllm_args=flags)
+    option = planning.choose(planning.options(config, device, PHI_3_5_VISION), device)
+    assert ("--attention-backend", backend) in pairwise(planning.engine_arguments(option, config, device))
+    summary = launcher.summary(config, device, REAL, option).splitlines()
+    (line,) = [x for x in summary if x.split()[0] == "attention"]
+    assert backend in line
 
 
 def test_old_gpus_get_no_quantization() -> None:
@@ -254,6 +300,14 @@ def test_plan_as_json_and_its_command_lines_parse() -> None:
     assert (options.profile, options.max_model_len) == ("balanced", 131072)
 
 
+def test_plan_counts_the_crops_that_it_plans_with() -> None:
+    """Several pictures get four crops each, however few a single one gets."""
+    few = run("plan", "--gpu", "a100-80", "--num-crops", "1").stdout
+    assert "up to 4 crops" in few and "picture at 4 crops = 757 tokens" in few
+    one = run("plan", "--gpu", "a100-80", "--num-crops", "1", "--num-crops-multi", "1").stdout
+    assert "up to 1 crops" in one and "picture at 1 crops = 313 tokens" in one
+
+
 def test_plan_of_a_described_gpu_equals_the_named_one() -> None:
     named = json.loads(run("plan", "--gpu", "a10", "--json").stdout)
     described = json.loads(run("plan", "--vram", "22.1", "--capability", "8.6", "--json").stdout)
@@ -263,7 +317,7 @@ def test_plan_of_a_described_gpu_equals_the_named_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--gpu", "t4"], "--max-model-len 94544 fits"),
+        (["--gpu", "t4"], "--max-model-len 74544 fits"),
         (["--vram", "24"], "--vram and --capability go together"),
         (["--gpu", "a10", "--vram", "24", "--capability", "8.6"], "give one of them"),
         (["--vram", "24", "--capability", "new"], "major.minor"),
@@ -280,18 +334,6 @@ def test_mistakes_of_plan(arguments: list[str], said: str) -> None:
     assert done.returncode == 2
     assert said in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
-
-
-def test_memory_that_the_driver_keeps_is_not_planned_with(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    fake = tmp_path / "nvidia-smi"
-    fake.write_text("#!/bin/sh\necho 'NVIDIA A10, 23028, 438, 8.6'\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = hardware.this_machine()
-    assert (found.kind, found.name, found.capability) == ("cuda", "NVIDIA A10", (8, 6))
-    assert found.memory_bytes == (23028 - 438) << 20
 
 
 def _demo() -> Path:

@@ -76,7 +76,7 @@ def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> Non
     for name, (kind, default, metadata) in setting_metadata().items():
         if name not in names:
             continue
-        shown = "" if default is None else " (default: %(default)s)"
+        shown = "" if default in (None, "") else " (default: %(default)s)"
         command.add_argument(
             "--" + name.replace("_", "-"),
             type=kind,

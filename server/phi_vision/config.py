@@ -178,6 +178,11 @@ class ServeConfig:
         )
 
     @property
+    def most_crops(self) -> int:
+        """Crops of the largest picture that may come."""
+        return max(self.num_crops, self.num_crops_multi)
+
+    @property
     def crop_policy(self) -> CropPolicy:
         """The crops settings as the policy that every route asks."""
         return CropPolicy(self.num_crops, self.num_crops_multi, self.crops == "adaptive")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phi_vision import planning, plugins, start_phase, tasks
+from phi_vision import planning, plugins, start_phase, tasks, toolchain
 from phi_vision.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
@@ -48,6 +48,8 @@ def serve(config: ServeConfig) -> None:
     """
     start_phase.end_at_once_on_signals(start_phase.end_children)
     device = find_device(config.device)
+    if device.kind == "cuda":
+        toolchain.check()
     opened = start_phase.listen(config.host, config.port)
     keys = api_keys(config)
     checkpoint = find_checkpoint(config.model, config.served_model_name)
@@ -123,6 +125,8 @@ def environment(device: Device, option: Option | None = None) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_MAX_N_SEQUENCES": str(_MAX_CHOICES),
     }
+    if device.kind == "cuda" and not toolchain.flashinfer_can_sample():
+        defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     if option is not None:
         # Not through vLLM's --additional-config: a plan there would be part of the key of its compile cache.
         wanted[plugins.PLAN_VARIABLE] = json.dumps(option.to_json())
@@ -172,11 +176,12 @@ def summary(
     keyed: bool = False,
 ) -> str:
     """What will run, as a short table."""
-    backend = option.setting.attention_backend(device) if option else device.attention_backend
+    backend = planning.attention_backend(config, device, option.setting if option else None)
+    free = f", {device.free_bytes / 2**30:.1f} free" if device.free_bytes is not None else ""
     crops = f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several"
     rows = {
         "model": f"{checkpoint.name} ({checkpoint.path})",
-        "device": f"{device.kind}: {device.name}, {device.memory_bytes / 2**30:.1f} GiB",
+        "device": f"{device.kind}: {device.name}, {device.memory_bytes / 2**30:.1f} GiB{free}",
         "attention": given(config.vllm_args, "--attention-backend") or backend,
         "context": f"{config.context} tokens",
         "memory": planning.chosen_line(option) if option else planning.unplanned(config, device),
@@ -186,6 +191,8 @@ def summary(
         "listening": f"http://{config.host}:{config.port}/v1",
         "access": "with a key" if keyed else "open to all who reach it",
     }
+    if device.kind == "cuda" and os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == "0":
+        rows["sampler"] = f"vLLM's own; FlashInfer's needs {toolchain.FLASHINFER_NEEDS}"
     table = "\n".join(f"  {name:<10} {value}" for name, value in rows.items())
     return "\n".join(filter(None, ["phi-vision", table, checkpoint.banner]))
 

@@ -1,9 +1,10 @@
 """What fits: weights, activations and KV cache against the memory of a device. Pure arithmetic.
 
 KV cells and their rounding are vLLM's own and exact (`v1/kv_cache_interface.py`,
-`v1/core/kv_cache_utils.py`). Weights are exact to the norms' scales. Activations are an upper
-estimate of what vLLM's profiling run allocates at its worst picture and batch; `RUNTIME_BYTES` is an
-assumption. On every start the server logs how far the plan was off.
+`v1/core/kv_cache_utils.py`). Weights as published are exact to the norms' scales; what quantizing them leaves
+in torch's allocator was measured. Activations are an upper estimate of what vLLM's profiling run allocates at
+its worst picture and batch; `RUNTIME_BYTES` is an assumption. On every start the server logs how far the plan
+was off.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ KV_DTYPES: Mapping[str, tuple[int, int]] = {
     "int4_per_token_head": (4, 8),
 }
 
-# Bits a parameter of the text layers' matrices, scales included: fp8 has a float32 for each
-# 128 x 128 block, mxfp4 a byte for each 32 parameters.
-WEIGHTS_BITS: Mapping[str, float] = {"bf16": 16, "fp8_per_block": 8 + 32 / 128**2, "mxfp4": 4 + 8 / 32}
+# Bits a parameter of the text layers' matrices, scales included. fp8 has one for each 128 x 128 block, which
+# Marlin, the kernel below 9.0, spreads to 16 bits for each 128 parameters; mxfp4 a byte for each 32.
+WEIGHTS_BITS: Mapping[str, float] = {"bf16": 16, "fp8_per_block": 8 + 16 / 128, "mxfp4": 4 + 8 / 32}
+
+# What torch's allocator keeps of the bf16 matrices after they were quantized, one by one, while loading:
+# pieces of its segments in which quantized weights lie. Measured with vLLM's loader and torch's allocator.
+QUANTIZED_LEFTOVER_BYTES = round(0.35 * GIB)
 
 # Kernels, workspaces and CUDA graphs inside vLLM's share of a GPU: assumed. On a CPU the server's three
 # processes beside weights and caches: 1.5 GiB were measured (benchmarks/cpu_memory.py), the rest is for
@@ -94,10 +99,12 @@ def kv_bytes_per_token(model: Dimensions, kv_dtype: str, element_bytes: int = BF
 
 
 def text_weights_bytes(model: Dimensions, weights: str, element_bytes: int = BF16_BYTES) -> int:
-    """The language model with its rotary tables."""
-    bits = 8 * element_bytes if weights == "bf16" else WEIGHTS_BITS[weights]
+    """What the language model holds, with its rotary tables."""
+    published = weights == "bf16"
+    bits = 8 * element_bytes if published else WEIGHTS_BITS[weights]
     rope = 2 * model.max_position * model.head_dim  # short and long rows, as many of each: `model.rope`
-    return math.ceil(model.linear_params * bits / 8) + (model.other_text_params + rope) * element_bytes
+    held = math.ceil(model.linear_params * bits / 8) + (model.other_text_params + rope) * element_bytes
+    return held if published else held + QUANTIZED_LEFTOVER_BYTES
 
 
 def activations_bytes(model: Dimensions, limits: EngineLimits) -> int:

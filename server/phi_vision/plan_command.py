@@ -19,7 +19,7 @@ from phi_vision.memory_plan import PICTURE_PX, PICTURE_TEXT_TOKENS, MemoryPlan
 from phi_vision.planning import Option
 
 # Settings of `serve` that the plan depends on, in the order of the printed command line.
-SETTINGS = ("profile", "max_model_len", "num_crops", "gpu_memory_utilization")
+SETTINGS = ("profile", "max_model_len", "num_crops", "num_crops_multi", "gpu_memory_utilization")
 
 
 def show_plan(options: argparse.Namespace) -> None:
@@ -51,9 +51,8 @@ def commands(option: Option, config: ServeConfig, device: Device, model_path: st
         value = getattr(config, name)
         if value != getattr(ServeConfig, name):
             ours += ["--" + name.replace("_", "-"), str(value)]
-    crops = max(config.num_crops, config.num_crops_multi)
     theirs = ["vllm", "serve", model_path, *planning.engine_arguments(option, config, device)]
-    if crops != ServeConfig.num_crops:
+    if config.most_crops != ServeConfig.num_crops:
         theirs += ["--mm-processor-kwargs", json.dumps(vars(config.crop_policy))]
     environment = [f"{k}={v}" for k, v in planning.engine_environment(option, device).items()]
     return {"phi-vision": shlex.join(ours), "vllm": shlex.join([*environment, *theirs])}
@@ -88,11 +87,12 @@ def _as_text(
 ) -> str:
     first = found[0].plan
     capability = f", compute capability {'.'.join(map(str, device.capability))}" if device.capability else ""
-    free = ", all that is free now" if first.budget_bytes == device.free_bytes else ""
+    free = ", all that is free now" if planning.is_held_back(config, device) else ""
     lines = [
         f"{device.name}: {device.memory_bytes / GIB:.1f} GiB{capability}; "
         f"the server may take {first.budget_bytes / GIB:.1f}{free}",
-        f"{model_path}, context of {first.max_model_len:,} tokens, {config.num_crops} crops; sizes in GiB",
+        f"{model_path}, context of {first.max_model_len:,} tokens, "
+        f"up to {config.most_crops} crops; sizes in GiB",
         "",
         f"  {'profile':<9} {'weights':<13} {'KV cache':<19} {'text':>5} {'vision':>6} {'activ.':>6} "
         f"{'runtime':>7} {'KV':>6} {'KiB/token':>9} {'longest':>8} {'pictures':>8}",
@@ -122,7 +122,7 @@ def _row(option: Option, is_chosen: bool) -> str:
 def _picture_line(plan: MemoryPlan, config: ServeConfig) -> str:
     width, height = PICTURE_PX
     return (
-        f"an {width}x{height} picture at {max(config.num_crops, config.num_crops_multi)} crops = "
+        f"an {width}x{height} picture at {config.most_crops} crops = "
         f"{plan.picture_tokens:,} tokens = {plan.picture_kv_bytes / 2**20:.0f} MiB of KV as {plan.kv_dtype}; "
         f"{plan.pictures_at_once} such requests run at once, with {PICTURE_TEXT_TOKENS} tokens of text each"
     )

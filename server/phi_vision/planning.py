@@ -13,7 +13,10 @@ from phi_vision.config import MODEL_MAX_LEN, PUBLISHED_MODEL, ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.hardware import GIB, Device
 from phi_vision.memory_plan import (
+    BF16_BYTES,
     BLOCK_TOKENS,
+    CUDA_CONTEXT_BYTES,
+    FLOAT32_BYTES,
     KV_DTYPES,
     WEIGHTS_BITS,
     EngineLimits,
@@ -134,6 +137,9 @@ def refusal(found: Sequence[Option], device: Device) -> str:
     best = max(option.plan.longest_context for option in found)
     plan = found[0].plan
     remedy = f"ask for less: --max-model-len {best} fits" if best else "it needs a device with more memory"
+    held_gib = (device.memory_bytes - device.free_bytes) / GIB if device.free_bytes is not None else 0
+    if device.kind == "cuda" and held_gib > 1:
+        remedy += f", or end the programs that hold {held_gib:.1f} GiB of it"
     return (
         f"a context of {plan.max_model_len:,} tokens does not fit on {device.name} "
         f"({plan.budget_bytes / GIB:.1f} of {plan.total_bytes / GIB:.1f} GiB to use); {remedy}"
@@ -141,9 +147,38 @@ def refusal(found: Sequence[Option], device: Device) -> str:
 
 
 def budget_bytes(config: ServeConfig, device: Device) -> int:
-    """The server's share of the memory; of a CPU's no more than is free now."""
-    share = math.ceil(device.memory_bytes * config.gpu_memory_utilization)
-    return share if device.free_bytes is None else min(share, device.free_bytes)
+    """The server's share of the memory, and no more than is free now."""
+    return min(_share_bytes(config, device), _free_bytes(device))
+
+
+def is_held_back(config: ServeConfig, device: Device) -> bool:
+    """Whether other programs hold so much that less than the server's share is free."""
+    return _free_bytes(device) < _share_bytes(config, device)
+
+
+def memory_utilization(config: ServeConfig, device: Device) -> float:
+    """vLLM's `--gpu-memory-utilization`: it does not start with a share that is larger than what is free."""
+    if not is_held_back(config, device):
+        return config.gpu_memory_utilization
+    return math.floor(1000 * _free_bytes(device) / device.memory_bytes) / 1000
+
+
+def _share_bytes(config: ServeConfig, device: Device) -> int:
+    return math.ceil(device.memory_bytes * config.gpu_memory_utilization)
+
+
+def _free_bytes(device: Device) -> int:
+    """What a server could have now, on a GPU beside its CUDA context and what vLLM does not profile."""
+    if device.free_bytes is None:
+        return device.memory_bytes
+    return max(0, device.free_bytes - (2 * CUDA_CONTEXT_BYTES if device.kind == "cuda" else 0))
+
+
+def attention_backend(config: ServeConfig, device: Device, setting: Setting | None = None) -> str:
+    """The attention kernels to ask vLLM for; FlashAttention has none for float32."""
+    backend = setting.attention_backend(device) if setting else device.attention_backend
+    wide = _element_bytes(config) == FLOAT32_BYTES
+    return "TRITON_ATTN" if backend == "FLASH_ATTN" and wide else backend
 
 
 def engine_limits(config: ServeConfig, device: Device, max_model_len: int) -> EngineLimits:
@@ -158,9 +193,12 @@ def engine_limits(config: ServeConfig, device: Device, max_model_len: int) -> En
         tokens, seqs = 2048, 256
     seqs = given_count(config.vllm_args, "--max-num-seqs") or seqs
     tokens = given_count(config.vllm_args, "--max-num-batched-tokens") or min(tokens, seqs * max_model_len)
-    crops = max(config.num_crops, config.num_crops_multi)
-    element_bytes = 4 if given(config.vllm_args, "--dtype") in ("float32", "float") else 2
-    return EngineLimits(min(seqs, tokens), tokens, crops, element_bytes)
+    return EngineLimits(min(seqs, tokens), tokens, config.most_crops, _element_bytes(config))
+
+
+def _element_bytes(config: ServeConfig) -> int:
+    wide = given(config.vllm_args, "--dtype") in ("float32", "float")
+    return FLOAT32_BYTES if wide else BF16_BYTES
 
 
 def engine_arguments(option: Option | None, config: ServeConfig, device: Device) -> list[str]:
@@ -170,9 +208,9 @@ def engine_arguments(option: Option | None, config: ServeConfig, device: Device)
         "--disable-sliding-window",  # wider than the context, but it would spoil prefix caching
     ]
     if device.kind == "cuda":
-        backend = option.setting.attention_backend(device) if option else device.attention_backend
+        backend = attention_backend(config, device, option.setting if option else None)
         arguments += ["--attention-backend", backend]
-        arguments += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+        arguments += ["--gpu-memory-utilization", str(memory_utilization(config, device))]
     if device.kind == "cpu":
         arguments += ["--mm-processor-cache-gb", f"{_picture_cache_gib(config):g}"]
     if option is None:

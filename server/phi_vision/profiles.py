@@ -22,6 +22,10 @@ _KV_QUALITY = {
     "int4_per_token_head": "4-bit KV, gsm8k 0.834 -> 0.800 on Phi-3-mini",
 }
 
+# CUDA compute capability from which vLLM has the kernels, where that is not 7.5.
+_WEIGHTS_CAPABILITY = {"mxfp4": (8, 0)}
+_KV_CAPABILITY = {"fp8_e4m3": (8, 9)}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -44,19 +48,20 @@ class Setting:
     def runs_on(self, device: Device) -> bool:
         """Whether vLLM has the kernels for it on this device.
 
-        Source: `online/base.py`, `scaled_mm/marlin.py` (from compute capability 7.5 on),
-        `triton_attn.py` and `cpu_attn.py` (the KV dtypes of each).
+        Source: `online/base.py`, `scaled_mm/marlin.py` (from compute capability 7.5 on; mxfp4 only in
+        bfloat16, which begins at 8.0), `triton_attn.py` and `cpu_attn.py` (the KV dtypes of each).
         """
         if device.kind == "cpu":
             return self.weights == "bf16" and self.kv_dtype in ("bf16", "fp8_e4m3")
         if self == _PUBLISHED:
             return True
-        return (device.capability or (0, 0)) >= ((8, 9) if self.kv_dtype == "fp8_e4m3" else (7, 5))
+        needed = max(_WEIGHTS_CAPABILITY.get(self.weights, (7, 5)), _KV_CAPABILITY.get(self.kv_dtype, (7, 5)))
+        return (device.capability or (0, 0)) >= needed
 
     def attention_backend(self, device: Device) -> str:
-        """The kernels that read this KV cache; the per-token-head kinds have only Triton's."""
-        per_head = self.kv_dtype.endswith("per_token_head")
-        return "TRITON_ATTN" if per_head else device.attention_backend
+        """The kernels that read this KV cache; on a GPU only Triton's read a quantized one."""
+        quantized = self.kv_dtype != "bf16"
+        return "TRITON_ATTN" if device.kind == "cuda" and quantized else device.attention_backend
 
 
 @dataclass(frozen=True)
