@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 import openai
-
-_LISTENING = re.compile(r"^  listening +http://[^\s/]+:(\d+)/v1$", re.MULTILINE)
+import psutil
+from phi_vision.start_phase import announced_port
 
 PATIENCE_S = 900  # for an answer or a start, which a busy machine may make slow; no test waits for its end
 
@@ -33,9 +33,9 @@ class Server:
     @cached_property
     def port(self) -> int:
         """The port that it asked the system for, once its summary is there."""
-        listening = _LISTENING.search(self.log)
-        assert listening is not None, self.log
-        return int(listening[1])
+        port = announced_port(self.log)
+        assert port is not None, self.log
+        return port
 
     @property
     def url(self) -> str:
@@ -69,8 +69,11 @@ def starting_server(
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
+    server = Server(process, log_path)
     try:
-        yield Server(process, log_path)
+        yield server
+        if process.poll() is None:
+            _check_clean_stop(server, (env or {}).get("TMPDIR") or tempfile.gettempdir())
     finally:
         stop(process)
 
@@ -88,7 +91,7 @@ def running_server(
         yield server
 
 
-def stop(process: subprocess.Popen[bytes], timeout_s: float = 60) -> int:
+def stop(process: subprocess.Popen[bytes], timeout_s: float = PATIENCE_S) -> int:
     """Ask it to end, then make it; its exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -100,13 +103,29 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = 60) -> int:
     return process.returncode
 
 
+def _check_clean_stop(server: Server, temporary: str) -> None:
+    """SIGTERM ends every server of the suite with exit code 0, and leaves no process and no file."""
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert stop(server.process) == 0, server.log[-4000:]
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert alive == [], server.log[-4000:]
+    assert not list(Path(temporary).glob(f"phi-vision-{server.process.pid}-*"))
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
+    """Wait for a state; the time is for those that never come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
 def _wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise RuntimeError(f"the server ended with {server.process.returncode}:\n{server.log[-4000:]}")
-        # Its summary comes before it listens.
-        if _LISTENING.search(server.log):
+        if announced_port(server.log) is not None:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
                     return

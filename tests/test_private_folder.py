@@ -38,6 +38,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in the place of the temporary one, with a name short enough for sockets."""
     with tempfile.TemporaryDirectory() as short:
         monkeypatch.setenv("VLLM_RPC_BASE_PATH", short)
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it when vLLM is imported
         yield Path(short)
 
 

@@ -21,11 +21,9 @@ from safetensors.torch import load_file, save_file
 GPU_FAULTS = json.loads((Path(__file__).parent / "data" / "start_faults.json").read_text())
 
 
-def serve(*flags: str, timeout_s: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+def serve(*flags: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "phi_vision", "serve", *flags]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **env}, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, check=False)
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def test_weights_cut_short_are_one_line(weights: Path) -> None:
     size = file.stat().st_size
     with file.open("r+b") as opened:
         opened.truncate(size // 2)
-    result = serve("--model", str(weights), "--port", "18998")
+    result = serve("--model", str(weights), "--port", "0")
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert f"incomplete: {size // 2} of {size} bytes" in line and "download it again" in line
@@ -82,7 +80,7 @@ def test_a_key_file_that_is_missing_or_empty_is_one_line(tmp_path: Path) -> None
         (tmp_path, "cannot be read"),
         (empty, "is empty"),
     ):
-        result = serve("--model", "demo", "--port", "18998", "--api-key-file", str(path))
+        result = serve("--model", "demo", "--port", "0", "--api-key-file", str(path))
         assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
         assert reason in result.stderr
 
@@ -211,7 +209,7 @@ def test_an_engine_that_fails_is_one_line_with_its_cause(weights: Path) -> None:
     tensors = load_file(file)
     del tensors["model.norm.weight"]
     save_file(tensors, file, {"format": "pt"})
-    result = serve("--model", str(weights), "--port", "18997", "--max-model-len", "4096", timeout_s=400)
+    result = serve("--model", str(weights), "--port", "0", "--max-model-len", "4096")
     assert result.returncode == 2, result.stderr[-3000:]
     assert "Traceback" not in result.stdout + result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("phi-vision serve:")]

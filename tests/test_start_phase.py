@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,8 @@ import psutil
 import pytest
 from phi_vision import start_phase
 from phi_vision.errors import UsageError
-from serving import Server, starting_server
+from serving import PATIENCE_S, eventually, starting_server
 from stub_server import stub_program
-
-WITHIN_S = 120  # how long a state is waited for; none of these tests passes by the clock
 
 # Starts a process in each of vLLM's ways, and one below it; each says its id and then waits for ever.
 FAMILY = r"""
@@ -65,7 +62,7 @@ def family(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.
 
 
 def all_end(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=WITHIN_S)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
     return not alive
 
 
@@ -81,7 +78,7 @@ def test_a_signal_ends_the_start_and_all_its_processes(
 ) -> None:
     with family(tmp_path) as (first, others):
         first.send_signal(number)
-        assert first.wait(WITHIN_S) == exit_code and all_end(others)
+        assert first.wait(PATIENCE_S) == exit_code and all_end(others)
 
 
 def test_a_thread_that_ends_does_not_end_what_it_forked(tmp_path: Path) -> None:
@@ -101,7 +98,8 @@ def fork():
 
 thread = threading.Thread(target=fork)
 thread.start()
-thread.join()
+while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+    pass  # the system's own thread ends after Python's
 os.write(lets, b"x")
 os.close(says)
 print(os.read(ready, 5).decode())
@@ -120,13 +118,6 @@ def test_the_port_is_held_from_the_start_and_0_is_a_free_one() -> None:
         start_phase.listen("127.0.0.1", taken.getsockname()[1])
 
 
-def wait_for_log(server: Server, words: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while words not in server.log:
-        assert server.process.poll() is None and time.monotonic() < deadline, server.log[-3000:]
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("stubbed", [False, True])
 def test_a_stop_during_the_start_leaves_nothing(stubbed: bool, tmp_path: Path) -> None:
     """While vLLM is imported, and, with the stub, just before it serves: the signals change hands there."""
@@ -135,8 +126,9 @@ def test_a_stop_during_the_start_leaves_nothing(stubbed: bool, tmp_path: Path) -
         # The stub imports vLLM before the launcher can say where caches belong.
         env = {"TMPDIR": temporary, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         with starting_server(tmp_path / "log.txt", env=env, program=program) as server:
-            wait_for_log(server, "Available routes are" if stubbed else "listening")
+            words = "Available routes are" if stubbed else "listening"
+            eventually(lambda: words in server.log)
             below = psutil.Process(server.process.pid).children(recursive=True)
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(WITHIN_S) == 0, server.log[-3000:]
+            assert server.process.wait(PATIENCE_S) == 0, server.log[-3000:]
             assert all_end(below) and os.listdir(temporary) == []

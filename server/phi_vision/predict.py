@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,10 +24,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from phi_vision.config import DEMO_NAME, SERVED_NAME, ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.hardware import find_device
+from phi_vision.start_phase import announced_port
 from phi_vision.tasks import PRESETS
 
 _FETCH_TIMEOUT_S = 20.0
 _PROBE_TIMEOUT_S = 1.0
+_SUMMARY_BYTES = 1 << 14  # of the server's log; its summary stands first
 _START_TIMEOUT_S = 1800.0  # an own engine may have to download the weights first
 
 
@@ -149,15 +150,11 @@ def own_server(device: str, *flags: str) -> Iterator[str]:
     Raises:
         UsageError: it did not start; the message says why.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "phi_vision", "serve", "--device", device, "--port", str(port), *flags]
+    command = [sys.executable, "-m", "phi_vision", "serve", "--device", device, "--port", "0", *flags]
     with tempfile.TemporaryFile("w+b") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _wait_until_ready(process, port, log)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield f"http://127.0.0.1:{_wait_until_ready(process, log)}/v1"
         finally:
             process.terminate()
             try:
@@ -166,17 +163,20 @@ def own_server(device: str, *flags: str) -> Iterator[str]:
                 process.kill()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Any) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Any) -> int:
+    """The port that it listens on."""
     started_s = time.monotonic()
     while (waited_s := time.monotonic() - started_s) < _START_TIMEOUT_S:
         if process.poll() is not None:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
             raise UsageError(f"the engine did not start: {said[-1]}")
+        # Without a seek, which would move where the server writes, too.
+        port = announced_port(os.pread(log.fileno(), _SUMMARY_BYTES, 0).decode(errors="replace"))
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=_PROBE_TIMEOUT_S).is_success:
+            if port and httpx.get(f"http://127.0.0.1:{port}/health", timeout=_PROBE_TIMEOUT_S).is_success:
                 _note(f"engine ready after {waited_s:.0f} s", end="\n")
-                return
+                return port
         except httpx.HTTPError:
             pass
         _note(f"no server found; starting an engine: {waited_s:.0f} s", end="\r")

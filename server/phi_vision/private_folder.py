@@ -84,7 +84,7 @@ def record_shared_memory() -> None:
     server = psutil.Process(_owner(Path(folder)))
     names: set[str] = set()
     for process in [server, *server.children(recursive=True)]:
-        names |= _mapped(process.pid)
+        names |= mapped_shared_memory(process.pid)
     lines = []
     for name in sorted(names):
         with contextlib.suppress(FileNotFoundError):
@@ -94,7 +94,7 @@ def record_shared_memory() -> None:
     draft.replace(Path(folder, _SHARED_MEMORY))
 
 
-def _mapped(process_id: int) -> set[str]:
+def mapped_shared_memory(process_id: int) -> set[str]:
     """Names under /dev/shm that a process has mapped."""
     prefix = f"{_SHARED_MEMORY_FOLDER}/"
     try:
@@ -111,8 +111,11 @@ def _owner(folder: Path) -> int:
 
 
 def _base() -> str:
+    """Where the folder is made; Python itself passes over a TMPDIR that is full."""
+    if chosen := os.environ.get("VLLM_RPC_BASE_PATH") or os.environ.get("TMPDIR"):
+        return chosen
     try:
-        return os.environ.get("VLLM_RPC_BASE_PATH") or tempfile.gettempdir()
+        return tempfile.gettempdir()
     except FileNotFoundError as error:  # none of the usual places can be written to
         raise UsageError(f"{error.strerror}; free some space, or set TMPDIR to another folder") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ import psutil
 from phi_vision.errors import UsageError
 
 _KILLED_WITHIN_S = 5
+_SUMMARY_LINE = re.compile(r"^  listening +https?://\S+:(\d+)/v1$", re.MULTILINE)
 _EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}  # a start that is told to stop has not failed
 
 
@@ -38,6 +40,12 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
         ) from error
     return opened
+
+
+def announced_port(said: str) -> int | None:
+    """The port in what a server said, once its summary is there."""
+    line = _SUMMARY_LINE.search(said)
+    return None if line is None else int(line[1])
 
 
 def end_at_once_on_signals(clean_up: Callable[[], None]) -> None:
