@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from serving import PATIENCE_S, Server, running_server
+from serving import PATIENCE_S, Server, starting_server, wait_until_ready
 from stub_server import StubServer, running_stub
 
 # By default httpx gives up after five seconds, which any answer may take on a busy machine.
@@ -17,13 +17,26 @@ _patience.connect = _patience.read = _patience.write = _patience.pool = PATIENCE
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The demo model on the real engine, with a context small enough to overflow."""
+def server_at_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log_path = tmp_path_factory.mktemp("server") / "log.txt"
     flags = ["--model", "demo", "--max-model-len", "16384", "--max-images", "6"]
     flags += ["--dtype", "float32"]  # so that batches of different shapes give equal answers
-    with running_server(log_path, *flags) as running:
-        yield running
+    with starting_server(log_path, *flags) as starting:
+        yield starting
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _start_early(request: pytest.FixtureRequest) -> None:
+    """The engine of most tests starts while those without one run."""
+    if any("server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("server_at_start")
+
+
+@pytest.fixture(scope="session")
+def server(server_at_start: Server) -> Server:
+    """The demo model on the real engine, with a context small enough to overflow."""
+    wait_until_ready(server_at_start)
+    return server_at_start
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +53,8 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs an engine, so that `make test-fast` can leave it out."""
+    """Mark what needs an engine, so that `make test-fast` can leave it out, and let it come last."""
     for item in items:
         if {"server", "client"} & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slow"):
             item.add_marker("engine")
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)

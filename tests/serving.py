@@ -87,7 +87,7 @@ def running_server(
 ) -> Iterator[Server]:
     """The same, ready to answer."""
     with starting_server(log_path, *flags, env=env, program=program) as server:
-        _wait_until_ready(server)
+        wait_until_ready(server)
         yield server
 
 
@@ -120,7 +120,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> 
         time.sleep(0.02)
 
 
-def _wait_until_ready(server: Server) -> None:
+def wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:

@@ -102,7 +102,7 @@ def test_settings_out_of_range_name_their_flag(field: str, value: float) -> None
         (["predict", "--image", "PICTURE", "--task", "translate"], "invalid choice"),
         (["predict", "--image", "PICTURE", "--frobnicate"], "unrecognized arguments"),
         (["predict"], "--image"),
-        (["serve", "--model", "./no-such-folder"], "no config.json"),
+        (["serve", "--port", "0", "--model", "./no-such-folder"], "no config.json"),
         (["serve", "--num-crops", "99"], "--num-crops must be from 1 to 16"),
         (["serve", "--device", "mps"], "Apple silicon"),
         (["frobnicate"], "invalid choice"),
