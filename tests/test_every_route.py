@@ -125,6 +125,7 @@ IGNORED = [
     ("messages", {"repetition_detection": {"max_pattern_size": 3, "min_pattern_size": 1, "min_count": 2}}),
     ("messages", {"mm_processor_kwargs": {"num_crops": 1}}),
     ("messages", {"seed": 1}),
+    ("completions", {"mm_processor_kwargs": {"num_crops": 1}}),
     ("responses", {"min_tokens": 1}),
     ("completions", {"chat_template_kwargs": {"a": 1}}),
 ]
@@ -138,6 +139,11 @@ def test_fields_of_the_chat_route_are_not_ignored_elsewhere(
     (field,) = fields
     error = refusal(send(http, path, body | fields))
     assert error["param"] == field and CHAT in error["message"]
+
+
+def test_responses_take_no_multimodal_kwargs(http: httpx.Client) -> None:
+    path, _, body = ROUTES["responses"]
+    refusal(send(http, path, body | {"mm_processor_kwargs": {"num_crops": 1}}))
 
 
 def test_repeated_defaults_are_no_wish(http: httpx.Client) -> None:
@@ -174,16 +180,18 @@ def test_transfers_need_a_connector(http: httpx.Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["chat", "completions", "invoked chat"])
-@pytest.mark.parametrize(
-    "fields", [{"allowed_token_ids": [5]}, {"bad_words": ["a"]}, {"min_tokens": 2}], ids=str
-)
-def test_nothing_else_forbids_tokens_beside_a_grammar(
-    http: httpx.Client, name: str, fields: dict[str, Any]
-) -> None:
+def test_a_grammar_and_allowed_tokens_exclude_each_other(http: httpx.Client, name: str) -> None:
     path, _, body = ROUTES[name]
-    (field,) = fields
+    body = {**body, "allowed_token_ids": [5]}
     for grammar in ({"structured_outputs": {"choice": ["a"]}}, {"response_format": {"type": "json_object"}}):
-        assert refusal(send(http, path, body | fields | grammar))["param"] == field
+        assert refusal(send(http, path, body | grammar))["param"] == "allowed_token_ids"
+    assert send(http, path, body | {"response_format": {"type": "text"}}).status_code == 200
+
+
+def test_structured_outputs_must_be_an_object(http: httpx.Client) -> None:
+    for name in ("chat", "completions", "invoked chat"):
+        path, _, body = ROUTES[name]
+        assert refusal(send(http, path, body | {"structured_outputs": 5}))["param"] == "structured_outputs"
 
 
 def test_items_of_no_known_kind_are_found_one_by_one(http: httpx.Client) -> None:

@@ -120,7 +120,7 @@ def test_no_key_and_no_picture_in_the_log(guarded: Server) -> None:
         "/tokenize": {"messages": [user(image_part(picture))]},
         "/v1/responses": {
             "input": [
-                {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "low"}]}
+                {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}
             ],
             "max_output_tokens": 2,
         },

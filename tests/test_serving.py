@@ -117,21 +117,6 @@ def test_a_client_may_choose_the_crops(client: openai.OpenAI) -> None:
     assert answer.usage.prompt_tokens > int(headers["x-phi-vision-image-tokens"])
 
 
-def test_another_route_takes_no_multimodal_kwargs(server: Server) -> None:
-    body = {"model": "phi-3.5-vision", "input": "hi", "mm_processor_kwargs": {"num_crops": 4}}
-    refused = httpx.post(f"{server.base_url}/responses", json=body)
-    body = {
-        "model": "phi-3.5-vision",
-        "prompt": "hi",
-        "max_tokens": 1,
-        "mm_processor_kwargs": {"num_crops": 4},
-    }
-    completions = httpx.post(f"{server.base_url}/completions", json=body)
-    assert refused.status_code == 400
-    # vLLM's completions route does not know the field and ignores it.
-    assert completions.status_code in (200, 400)
-
-
 def test_other_routes_use_the_same_policy(server: Server) -> None:
     url = image_part(PHOTO)["image_url"]["url"]
     parts = [

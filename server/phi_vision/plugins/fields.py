@@ -23,9 +23,6 @@ _INVOCATIONS = "/invocations"  # takes a chat or a completion, and declares neit
 # What vLLM itself puts among the extra arguments, and then reads without looking at its type.
 _RESERVED_XARGS = ("kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode")
 
-# Each takes tokens away from a grammar. Where none is left, vLLM ends the request with a 500.
-_AGAINST_GRAMMARS = ("allowed_token_ids", "bad_words", "min_tokens")
-
 
 class FieldRules:
     """Which fields each route may be sent; one object for all requests."""
@@ -127,15 +124,15 @@ def _is_container(value: Any) -> bool:
 
 
 def _check_grammar(body: Mapping[str, Any]) -> None:
+    """A grammar and a list of tokens together leave no token sooner or later: vLLM then answers with 500."""
     asked = body.get("structured_outputs")
     if asked is not None and not isinstance(asked, dict):
         raise RequestError("structured_outputs must be an object", param="structured_outputs")
     shape = body.get("response_format")
-    free = shape is None or (isinstance(shape, dict) and shape.get("type") == "text")
-    if asked or not free:
-        for name in _AGAINST_GRAMMARS:
-            if body.get(name):
-                raise RequestError(f"{name} cannot be combined with structured outputs", param=name)
+    shaped = shape is not None and not (isinstance(shape, dict) and shape.get("type") == "text")
+    forced_tool = body.get("tool_choice") not in (None, "none", "auto")
+    if (asked or shaped or forced_tool) and body.get("allowed_token_ids"):
+        raise RequestError("it cannot be combined with structured outputs", param="allowed_token_ids")
 
 
 def _check_items(items: Any) -> None:
