@@ -65,6 +65,8 @@ class StubEngineCore:
     """What `AsyncLLM` asks of its engine core's client."""
 
     def __init__(self, vllm_config: Any, tokenizer: Any, folder: Path) -> None:
+        from vllm.v1.serial_utils import MsgpackEncoder
+
         cache = vllm_config.cache_config
         cache.num_gpu_blocks = KV_BLOCKS
         cache.kv_cache_size_tokens = KV_BLOCKS * cache.block_size
@@ -72,6 +74,7 @@ class StubEngineCore:
         self.engine_ranks_managed = [0]
         self.resources = SimpleNamespace(engine_dead=False)
         self._folder = folder
+        self._encoder = MsgpackEncoder()
         # Without the first token, a space that stands for the beginning of a text.
         self._answer_ids = tokenizer.encode(ANSWER, add_special_tokens=False)[1:]
         self._end_id = tokenizer.convert_tokens_to_ids("<|end|>")
@@ -82,6 +85,7 @@ class StubEngineCore:
         return await self._outputs.get()
 
     async def add_request_async(self, request: Any) -> None:
+        self._encoder.encode(request)  # which fails on what cannot be sent to another process
         self._record(request)
         self._at_work[request.request_id] = asyncio.create_task(self._answer(request))
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutations import FUZZ_FACTOR
+from mutations import FUZZ_FACTOR, FUZZ_RANDOM
 from stub_server import StubServer
 from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
@@ -80,15 +80,23 @@ def test_integers_beyond_64_bits(http: httpx.Client, name: str, field: str, digi
     assert refusal(send(http, path, text))["param"] == field
 
 
-@pytest.mark.parametrize("name", ROUTES)
-@pytest.mark.parametrize("fault", ["role", "text", "escapes"])
+def text_field(name: str) -> str | None:
+    return next((field for field in ("messages", "prompt", "input") if field in ROUTES[name][2]), None)
+
+
+FAULTS = [
+    (name, fault)
+    for name in ROUTES
+    for fault in ("role", "text", "escapes")
+    if text_field(name) == "messages" or (text_field(name) and fault != "role")
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS)
 def test_what_cannot_fit_reaches_neither_template_nor_tokenizer(
     http: httpx.Client, stub: StubServer, name: str, fault: str
 ) -> None:
     path, _, body = ROUTES[name]
-    field = next((field for field in ("messages", "prompt", "input") if field in body), None)
-    if field is None or (fault == "role" and field != "messages"):
-        pytest.skip("takes no such text")
     already = len(stub.requests)
     text = json.dumps(body)
     if fault == "role":
@@ -99,7 +107,7 @@ def test_what_cannot_fit_reaches_neither_template_nor_tokenizer(
         text = text.replace("hello", "\\n" * 5_000_000)
     error = refusal(send(http, path, text))
     # vLLM names `input_text` or `input_tokens`, after it has rendered and tokenised.
-    assert error["param"].startswith(field), error
+    assert error["param"].startswith(str(text_field(name))), error
     assert len(error["message"]) < 200 and len(stub.requests) == already
 
 
@@ -188,6 +196,17 @@ def test_a_grammar_and_allowed_tokens_exclude_each_other(http: httpx.Client, nam
     assert send(http, path, body | {"response_format": {"type": "text"}}).status_code == 200
 
 
+@pytest.mark.parametrize("name", GENERATING)
+def test_a_priority_beyond_64_bits_in_the_header(http: httpx.Client, name: str) -> None:
+    path, _, body = ROUTES[name]
+    answer = http.post(path, json=body, headers={"X-Vllm-Priority": "9" * 30})
+    assert refusal(answer)["param"] == "x-vllm-priority"
+
+
+def test_scaling_that_is_not_set_up_is_no_fault_of_the_server(http: httpx.Client) -> None:
+    refusal(send(http, "/scale_elastic_ep", {"new_data_parallel_size": 2}))
+
+
 def test_structured_outputs_must_be_an_object(http: httpx.Client) -> None:
     for name in ("chat", "completions", "invoked chat"):
         path, _, body = ROUTES[name]
@@ -216,18 +235,17 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 ADDED = ["vllm_xargs", "logit_bias", "stop", "bad_words", "prompt_logprobs", "truncate_prompt_tokens", "echo"]
-SKIPPED = {"stream", "background"}  # their answers come another way
 
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_random_fields_are_served_or_refused(http: httpx.Client, name: str) -> None:
     path, model, body = ROUTES[name]
-    fields = sorted({*model.model_fields, *ADDED} - SKIPPED)
+    fields = sorted({*model.model_fields, *ADDED})
 
     @settings(
         max_examples=60 * FUZZ_FACTOR,
         deadline=None,
-        derandomize=FUZZ_FACTOR == 1,
+        derandomize=not FUZZ_RANDOM,
         suppress_health_check=list(HealthCheck),
         database=None,
     )
@@ -242,7 +260,7 @@ def test_random_fields_are_served_or_refused(http: httpx.Client, name: str) -> N
 @pytest.mark.parametrize("name", ROUTES)
 def test_each_field_takes_or_refuses_each_strange_number(http: httpx.Client, name: str) -> None:
     path, model, body = ROUTES[name]
-    for field in sorted({*model.model_fields, *ADDED} - SKIPPED):
+    for field in sorted({*model.model_fields, *ADDED}):
         for value in (2**63, 2**64, -(2**63) - 1, float("nan"), 1e308, -1, [2**63], {"5": 2**63}, ["x"], ""):
             answer = send(http, path, {**body, field: value})
             assert answer.status_code < 500 or answer.status_code == 501, (field, value, answer.text[:500])

@@ -25,7 +25,9 @@ MAX_NAME_CHARS = 100  # of a field
 
 MAX_TEXT_CHARS = 4_000_000  # of all prompts of a request together; a full context is half of that at most
 MAX_OTHER_CHARS = 1_000_000  # of everything that is neither prompt nor picture
-MAX_CHARS = {"role": 100, "model": 1000, "stop": 20_000, "bad_words": 20_000}  # by field, lists together
+MAX_PROMPTS = 256  # or conversations of a batch; each is a request of its own to the engine
+# By field, all its strings together.
+MAX_CHARS = {"role": 100, "model": 1000, "request_id": 1000, "stop": 20_000, "bad_words": 20_000}
 MAX_STOPS = 64
 
 INTEGERS = (-(2**63), 2**64 - 1)  # what vLLM can hand to its engine
@@ -153,6 +155,9 @@ def check_shape(body: dict[str, Any]) -> None:
         objects = sum(isinstance(item, dict | list) for item in listed)
         if objects > MAX_MESSAGES:
             raise RequestError(f"{objects} entries; at most {MAX_MESSAGES}", param=name)
+        prompts = sum(isinstance(item, list | str) for item in listed)
+        if name in ("prompt", "messages") and prompts > MAX_PROMPTS:
+            raise RequestError(f"{prompts} prompts; at most {MAX_PROMPTS} in one request", param=name)
         parts = sum(len(content) for content in _contents(listed))
         if parts > MAX_PARTS:
             raise RequestError(f"{parts} content parts; at most {MAX_PARTS} in one request", param=name)

@@ -18,6 +18,7 @@ from phi_vision.errors import RequestError
 
 CHAT = "/v1/chat/completions"
 _RESPONSES = "/v1/responses"
+_SCALE = "/scale_elastic_ep"  # fails with a 500 where it is not set up
 _INVOCATIONS = "/invocations"  # takes a chat or a completion, and declares neither
 
 # What vLLM itself puts among the extra arguments, and then reads without looking at its type.
@@ -37,6 +38,7 @@ class FieldRules:
             "kv_transfer_params": config.kv_transfer_config is not None,
             "ec_transfer_params": config.ec_transfer_config is not None,
         }
+        self._scales = config.parallel_config.enable_elastic_ep
 
     def check(self, path: str, body: Mapping[str, Any]) -> None:
         """Check the body of a request to the route at this path.
@@ -44,6 +46,8 @@ class FieldRules:
         Raises:
             RequestError: naming the field at fault.
         """
+        if path == _SCALE and not self._scales:
+            raise RequestError("this server does not scale: it was started without --enable-elastic-ep")
         self._check_transfers(body)
         _check_grammar(body)
         if path != CHAT:

@@ -22,6 +22,8 @@ READING = ("GET", "HEAD", "OPTIONS")  # methods that bring no work
 BODY_TIMEOUT_S = 60  # to send a request's body
 INLINE_BYTES = 50_000  # a body up to here is parsed at once, a larger one in a thread
 
+PRIORITY = "x-vllm-priority"  # a header
+
 PARSED = "phi_vision_body"  # in the scope: the request's JSON object
 
 
@@ -53,6 +55,7 @@ class RequestLimits:
             return
         with lifecycle.one_request():
             try:
+                _check_priority(Headers(scope=scope))
                 async with asyncio.timeout(BODY_TIMEOUT_S):
                     body = await self._read(Headers(scope=scope), receive)
                 if body:
@@ -105,6 +108,13 @@ class RequestLimits:
                 raise too_large
             if not message.get("more_body"):
                 return b"".join(chunks)
+
+
+def _check_priority(headers: Headers) -> None:
+    """vLLM reads it as the `priority` of the request, which must fit 64 bits, and does not look."""
+    priority = headers.get(PRIORITY, "0").strip()
+    if len(priority) > 19 and priority.lstrip("+-").isdecimal():
+        raise RequestError("a priority has at most 18 digits", param=PRIORITY)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
