@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,7 +72,7 @@ def starting_server(
     try:
         yield server
         if process.poll() is None:
-            _check_clean_stop(server, (env or {}).get("TMPDIR") or tempfile.gettempdir())
+            _check_clean_stop(server)
     finally:
         stop(process)
 
@@ -103,13 +102,15 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = PATIENCE_S) -> int
     return process.returncode
 
 
-def _check_clean_stop(server: Server, temporary: str) -> None:
+def _check_clean_stop(server: Server) -> None:
     """SIGTERM ends every server of the suite with exit code 0, and leaves no process and no file."""
-    family = psutil.Process(server.process.pid).children(recursive=True)
+    first = psutil.Process(server.process.pid)
+    family = first.children(recursive=True)
+    locks = [Path(file.path) for file in first.open_files() if file.path.endswith("/lock")]
     assert stop(server.process) == 0, server.log[-4000:]
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert alive == [], server.log[-4000:]
-    assert not list(Path(temporary).glob(f"phi-vision-{server.process.pid}-*"))
+    assert locks and not [lock for lock in locks if lock.parent.exists()]
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:

@@ -64,7 +64,7 @@ def test_the_folder_is_private_and_goes_with_its_server(temporary: Path) -> None
 
 
 def test_the_next_start_removes_what_a_crash_left_and_nothing_else(temporary: Path) -> None:
-    not_ours = temporary / "phi-vision-of-somebody"
+    not_ours = temporary / "phi-vis-of-somebody"
     not_ours.mkdir()
     with owner() as (crashed, left), owner() as (_, alive):
         segments = [Path("/dev/shm", path.name) for path in (left, alive)]

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,13 +19,15 @@ import psutil
 
 from phi_vision.errors import UsageError
 
-VARIABLE = "PHI_VISION_FOLDER"
-_PREFIX = "phi-vision-"
+_FOLDER_VARIABLE = "PHI_VISION_FOLDER"
+_SERVER_VARIABLE = "PHI_VISION_SERVER"  # the process id of the folder's owner
+_PREFIX = "phi-vis-"  # short, as the name of every socket is to fit
 _LOCK = "lock"
 _SHARED_MEMORY = "shared_memory"  # one line a segment: its inode and its name
 _SHARED_MEMORY_FOLDER = Path("/dev/shm")
 _PROBE_BYTES = 1 << 20
-_MAX_PATH_BYTES = 66  # a socket's path has 103 bytes at most (macOS); vLLM's names have 36
+_SOCKET_NAME_BYTES = 37  # "/" and vLLM's 36 characters
+_MAX_PATH_BYTES = (107 if sys.platform == "linux" else 103) - _SOCKET_NAME_BYTES
 
 
 class PrivateFolder:
@@ -38,7 +41,7 @@ class PrivateFolder:
         base = _base()
         _remove_what_crashes_left(base)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
             if len(os.fsencode(self.path)) > _MAX_PATH_BYTES:
                 raise OSError(0, "its name is too long for sockets")
             _probe(self.path / "probe")
@@ -58,10 +61,10 @@ class PrivateFolder:
     def environment(self) -> dict[str, str]:
         """What has vLLM's processes, and the libraries in them, put their files there."""
         here = str(self.path)
-        variables = {VARIABLE: here, "VLLM_RPC_BASE_PATH": here, "TMPDIR": here}
-        if (
-            "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-        ):  # by default in the temporary folder, but worth keeping
+        variables = {"VLLM_RPC_BASE_PATH": here, "TMPDIR": here}
+        variables |= {_FOLDER_VARIABLE: here, _SERVER_VARIABLE: str(os.getpid())}
+        # In the temporary folder by default, but worth keeping from start to start.
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
             cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
             root = os.environ.get("VLLM_CACHE_ROOT") or os.path.join(cache, "vllm")
             variables["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(root, "torchinductor")
@@ -78,10 +81,10 @@ def record_shared_memory() -> None:
     While any process of the server is left, Python's own resource tracker removes them; a crash may take
     that too.
     """
-    folder = os.environ.get(VARIABLE)
+    folder = os.environ.get(_FOLDER_VARIABLE)
     if folder is None or not _SHARED_MEMORY_FOLDER.is_dir():
         return
-    server = psutil.Process(_owner(Path(folder)))
+    server = psutil.Process(int(os.environ[_SERVER_VARIABLE]))
     names: set[str] = set()
     for process in [server, *server.children(recursive=True)]:
         names |= mapped_shared_memory(process.pid)
@@ -103,11 +106,6 @@ def mapped_shared_memory(process_id: int) -> set[str]:
         return set()
     paths = [line.split(maxsplit=5)[-1] for line in lines if prefix in line]
     return {path.removeprefix(prefix) for path in paths if not path.endswith("(deleted)")}
-
-
-def _owner(folder: Path) -> int:
-    """The process id of the server that made it."""
-    return int(folder.name.removeprefix(_PREFIX).partition("-")[0])
 
 
 def _base() -> str:
@@ -134,14 +132,11 @@ def _remove_what_crashes_left(base: str) -> None:
     for folder in Path(base).glob(f"{_PREFIX}*"):
         # Others may leave what they like under such a name, and another start may do the same just now.
         with contextlib.suppress(OSError, ValueError):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid() or _owner(folder) == os.getpid():
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
-            if (folder / _LOCK).exists():
-                with (folder / _LOCK).open("r+") as lock:
-                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its owner lives
-                    _remove_shared_memory(folder / _SHARED_MEMORY)
-                    shutil.rmtree(folder, ignore_errors=True)
-            elif not psutil.pid_exists(_owner(folder)):  # it ended while it made the folder
+            with (folder / _LOCK).open("r+") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its owner lives
+                _remove_shared_memory(folder / _SHARED_MEMORY)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
