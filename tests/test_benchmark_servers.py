@@ -89,7 +89,6 @@ def test_the_stock_model_stays_out_of_our_server(plugins: str, module: str) -> N
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=180,
         check=True,
     )
     assert done.stdout.split()[-1] == module

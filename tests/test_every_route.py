@@ -51,7 +51,7 @@ OTHERS = [name for name in ROUTES if name != "chat"]
 
 @pytest.fixture(scope="module")
 def http(stub: StubServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stub.url, timeout=300) as client:
+    with httpx.Client(base_url=stub.url) as client:
         yield client
 
 
