@@ -63,7 +63,7 @@ def test_an_old_driver_names_its_own_remedy(smi: Smi, monkeypatch: pytest.Monkey
     with pytest.raises(UsageError) as refused:
         hardware.find_device("cuda")
     assert str(refused.value) == (
-        "the NVIDIA driver 550.54.15 is too old for CUDA 13: update it, version 580 or later, "
+        "the NVIDIA driver 550.54.15 is too old for CUDA 13: it must be version 580 or later, "
         "or run `make install ACCEL=cpu`"
     )
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cu129")

@@ -111,7 +111,7 @@ def driver_fault() -> str | None:
     major = version.split(".")[0]
     if not major.isdigit() or int(major) >= MIN_DRIVER or _torch_for_cuda_12():
         return None
-    return f"the NVIDIA driver {version} is too old for CUDA 13: update it, {DRIVER_REMEDY}"
+    return f"the NVIDIA driver {version} is too old for CUDA 13: it must be {DRIVER_REMEDY}"
 
 
 def _torch_for_cuda_12() -> bool:

@@ -33,9 +33,9 @@ KV_DTYPES: Mapping[str, tuple[int, int]] = {
 # Marlin, the kernel below 9.0, spreads to 16 bits for each 128 parameters; mxfp4 a byte for each 32.
 WEIGHTS_BITS: Mapping[str, float] = {"bf16": 16, "fp8_per_block": 8 + 16 / 128, "mxfp4": 4 + 8 / 32}
 
-# What torch's allocator keeps of the bf16 matrices after they were quantized, one by one, while loading:
-# pieces of its segments in which quantized weights lie. Measured with vLLM's loader and torch's allocator.
-QUANTIZED_LEFTOVER_BYTES = round(0.35 * GIB)
+# What torch's allocator keeps of the bf16 matrices that were quantized, one by one, while loading: pieces of
+# its segments between the quantized ones. Measured with vLLM's loader and torch's allocator: 0.35 GiB and 0.02.
+LEFTOVER_BYTES: Mapping[str, int] = {"fp8_per_block": round(0.35 * GIB)}
 
 # Kernels, workspaces and CUDA graphs inside vLLM's share of a GPU: assumed. On a CPU the server's three
 # processes beside weights and caches: 1.5 GiB were measured (benchmarks/cpu_memory.py), the rest is for
@@ -100,11 +100,10 @@ def kv_bytes_per_token(model: Dimensions, kv_dtype: str, element_bytes: int = BF
 
 def text_weights_bytes(model: Dimensions, weights: str, element_bytes: int = BF16_BYTES) -> int:
     """What the language model holds, with its rotary tables."""
-    published = weights == "bf16"
-    bits = 8 * element_bytes if published else WEIGHTS_BITS[weights]
+    bits = 8 * element_bytes if weights == "bf16" else WEIGHTS_BITS[weights]
     rope = 2 * model.max_position * model.head_dim  # short and long rows, as many of each: `model.rope`
     held = math.ceil(model.linear_params * bits / 8) + (model.other_text_params + rope) * element_bytes
-    return held if published else held + QUANTIZED_LEFTOVER_BYTES
+    return held + LEFTOVER_BYTES.get(weights, 0)
 
 
 def activations_bytes(model: Dimensions, limits: EngineLimits) -> int:
