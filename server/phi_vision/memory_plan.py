@@ -34,7 +34,7 @@ KV_DTYPES: Mapping[str, tuple[int, int]] = {
 WEIGHTS_BITS: Mapping[str, float] = {"bf16": 16, "fp8_per_block": 8 + 16 / 128, "mxfp4": 4 + 8 / 32}
 
 # What torch's allocator keeps of the bf16 matrices that were quantized, one by one, while loading: pieces of
-# its segments between the quantized ones. Measured with vLLM's loader and torch's allocator: 0.35 GiB and 0.02.
+# its segments between the quantized ones. Measured with vLLM's loader and torch's allocator; mxfp4's: 0.02.
 LEFTOVER_BYTES: Mapping[str, int] = {"fp8_per_block": round(0.35 * GIB)}
 
 # Kernels, workspaces and CUDA graphs inside vLLM's share of a GPU: assumed. On a CPU the server's three
