@@ -21,7 +21,8 @@ from random import Random
 from typing import Any
 
 import openai
-from phi_vision.predict import own_server
+from phi_vision.client.chat import Server
+from phi_vision.client.process import own_server
 from PIL import Image
 from tqdm import tqdm
 
@@ -179,9 +180,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     args = parser.parse_args()
-    server = nullcontext(args.base_url) if args.base_url else own_server("auto", "--model", "demo")
-    with server as base_url:
-        client = openai.OpenAI(base_url=base_url, api_key="none", timeout=600)
+    running = nullcontext(Server(args.base_url)) if args.base_url else own_server("auto", "--model", "demo")
+    with running as server:
+        client = openai.OpenAI(base_url=server.base_url, api_key=server.key or "none", timeout=600)
         parts = examine(client, list(paper(args.count, args.seeds)))
         model = client.models.list().data[0].id
     print(table(parts))

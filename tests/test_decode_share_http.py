@@ -35,7 +35,7 @@ def test_the_pictures_of_a_request_have_one_share(monkeypatch: pytest.MonkeyPatc
         await asyncio.gather(*loading)
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"{}"}
+        return {"type": "http.request", "body": b""}
 
     lifecycle = SimpleNamespace(refusal=lambda: None, one_request=contextlib.nullcontext)
     state = SimpleNamespace(phi_vision_lifecycle=lifecycle)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from phi_vision.client.text import visible
 from phi_vision.config import DEVICES, PUBLISHED_MODEL, ServeConfig, setting_metadata
 from phi_vision.errors import PhiVisionError
 from phi_vision.hardware import GPU_NAMES
@@ -66,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--base-url",
         metavar="URL",
-        help="a running server; default $OPENAI_BASE_URL, else one on the default port, else an own engine",
+        help="a running server; default $OPENAI_BASE_URL, else one on the default port, which gets no "
+        "$OPENAI_API_KEY, else an own engine",
     )
     return top
 
@@ -108,6 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except PhiVisionError as error:
-        print(f"phi-vision {options.command}: {error}", file=sys.stderr)
+        print(visible(f"phi-vision {options.command}: {error}"), file=sys.stderr)
         return error.exit_code
     return 0

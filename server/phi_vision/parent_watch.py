@@ -33,6 +33,12 @@ def watch() -> None:
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
+def tie_to_parent() -> None:
+    """For a program that this process starts: in its place as `preexec_fn`, from the main thread."""
+    if sys.platform == "linux":
+        _ask_for_signal()
+
+
 def _before_fork() -> None:
     global _forking_process
     in_main = threading.current_thread() is threading.main_thread()

@@ -13,9 +13,10 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow's other decoders are rarely looked at
@@ -46,18 +47,42 @@ def decode(data: bytes, limits: PictureLimits) -> Image.Image:
     Raises:
         PictureRefused: another format, too many pixels or scans, too narrow, damaged or truncated.
     """
-    Image.MAX_IMAGE_PIXELS = None  # the cap below is the one that counts
+    with _opened(data) as opened:
+        _check_size(opened.width, opened.height, limits)
+        if isinstance(opened, JpegImageFile):
+            _check_scans(data)
+        opened.load()
+        with contextlib.suppress(Exception):  # bad metadata does not spoil a good picture
+            ImageOps.exif_transpose(opened, in_place=True)
+        return _rgb(opened)
+
+
+def read_header(data: bytes) -> tuple[str, int, int]:
+    """Format, width and height of the upright picture, without decoding it.
+
+    Raises:
+        PictureRefused: another format, or a damaged header.
+    """
+    with _opened(data) as opened:
+        width, height = opened.size
+        orientation = None
+        if opened.format != "TIFF":  # there Pillow's size is upright already
+            with contextlib.suppress(Exception):
+                # Not the PNG class's own method, which decodes to find what stands behind the pixels.
+                orientation = Image.Image.getexif(opened).get(ExifTags.Base.Orientation)
+        sideways = orientation in (5, 6, 7, 8)
+        return opened.format or "", *((height, width) if sideways else (width, height))
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture with its header read; what goes wrong with it is a refusal."""
+    Image.MAX_IMAGE_PIXELS = None  # the cap in `decode` is the one that counts
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                _check_size(opened.width, opened.height, limits)
-                if isinstance(opened, JpegImageFile):
-                    _check_scans(data)
-                opened.load()
-                with contextlib.suppress(Exception):  # bad metadata does not spoil a good picture
-                    ImageOps.exif_transpose(opened, in_place=True)
-                return _rgb(opened)
+                yield opened
         except PictureRefused:
             raise
         except UnidentifiedImageError:

@@ -64,6 +64,7 @@ class FetchLimits:
     timeout_s: float
     allowed_networks: tuple[Network, ...] = ()  # private ones that may be reached all the same
     allowed_hosts: Collection[str] = ()  # if any, no other host is asked
+    trust_first_host: bool = False  # the URL is the operator's own: its host may be private, others not
 
 
 def networks(text: str) -> tuple[Network, ...]:
@@ -117,9 +118,12 @@ async def fetch(url: str, limits: FetchLimits, resolver: AbstractResolver | None
 
 
 async def _follow(url: str, limits: FetchLimits, resolver: AbstractResolver | None) -> bytes:
+    first = target = _checked(url, limits)
+
     def guarded_socket(info: Any) -> socket.socket:
         family, kind, protocol, _, sockaddr = info
-        if not is_reachable(sockaddr[0], limits.allowed_networks):
+        trusted = limits.trust_first_host and target.host == first.host
+        if not trusted and not is_reachable(sockaddr[0], limits.allowed_networks):
             raise FetchRefused("its address is not public")
         return socket.socket(family=family, type=kind, proto=protocol)
 
@@ -139,7 +143,6 @@ async def _follow(url: str, limits: FetchLimits, resolver: AbstractResolver | No
         timeout=aiohttp.ClientTimeout(total=None),  # the deadline around all hops counts
         headers={"User-Agent": "phi-vision", "Accept": "image/*", "Accept-Encoding": "identity"},
     ) as session:
-        target = _checked(url, limits)
         for _ in range(MAX_REDIRECTS + 1):
             async with session.get(target, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:

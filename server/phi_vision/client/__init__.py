@@ -1,0 +1,1 @@
+"""What talks to a server: pictures in, a bounded answer out. Needs neither vLLM nor a GPU."""

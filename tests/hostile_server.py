@@ -1,0 +1,73 @@
+"""A server that answers `predict` with whatever a test wants, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+END = "data: [DONE]\n\n"
+
+
+def sse(*events: Any) -> str:
+    return "".join(f"data: {e if isinstance(e, str) else json.dumps(e)}\n\n" for e in events)
+
+
+def piece(content: Any, finish_reason: Any = None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}
+    return {"model": "x", "choices": [choice], **more}
+
+
+def answer(content: str) -> str:
+    return sse(piece(content), piece("", "stop")) + END
+
+
+class FakeServer:
+    """Serves `models` and answers a chat with `reply`, byte for byte; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.models: list[Any] = [{"id": "mine"}, {"id": "mine:caption"}, {"id": "mine:ocr"}]
+        self.status = "200 OK"
+        self.headers: dict[str, str] = {"Content-Type": "text/event-stream"}
+        self.reply: Iterable[bytes] | bytes | str = answer("hello")
+        self.keys: list[str | None] = []
+        self.asked: list[dict[str, Any]] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                fake.keys.append(self.headers["Authorization"])
+                body = json.dumps({"object": "list", "data": fake.models}).encode()
+                self.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", body)
+
+            def do_POST(self) -> None:
+                fake.keys.append(self.headers["Authorization"])
+                fake.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                head = "".join(f"{name}: {value}\r\n" for name, value in fake.headers.items())
+                self.send(f"HTTP/1.1 {fake.status}\r\n{head}\r\n".encode("latin-1"), fake.reply)
+
+            def send(self, head: bytes, body: Iterable[bytes] | bytes | str) -> None:
+                parts = (
+                    [body.encode()] if isinstance(body, str) else [body] if isinstance(body, bytes) else body
+                )
+                self.close_connection = True
+                try:
+                    self.wfile.write(head)
+                    for part in parts:
+                        self.wfile.write(part)
+                except ConnectionError:
+                    pass  # the client has seen enough
+
+            def log_message(self, *args: object) -> None: ...
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.port = self._http.server_port
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
