@@ -79,22 +79,21 @@ def record_shared_memory() -> None:
     """Write down the segments under /dev/shm that the server's processes hold, for the start after a crash.
 
     While any process of the server is left, Python's own resource tracker removes them; a crash may take
-    that too.
+    that too. So a server does without the record where it cannot be made.
     """
     folder = os.environ.get(_FOLDER_VARIABLE)
     if folder is None or not _SHARED_MEMORY_FOLDER.is_dir():
         return
-    server = psutil.Process(int(os.environ[_SERVER_VARIABLE]))
-    names: set[str] = set()
-    for process in [server, *server.children(recursive=True)]:
-        names |= mapped_shared_memory(process.pid)
-    lines = []
-    for name in sorted(names):
-        with contextlib.suppress(FileNotFoundError):
-            lines.append(f"{(_SHARED_MEMORY_FOLDER / name).stat().st_ino} {name}\n")
-    draft = Path(folder, f"{_SHARED_MEMORY}.{os.getpid()}")  # several API processes may write at once
-    draft.write_text("".join(lines))
-    draft.replace(Path(folder, _SHARED_MEMORY))
+    with contextlib.suppress(OSError, psutil.Error):
+        server = psutil.Process(int(os.environ[_SERVER_VARIABLE]))
+        names: set[str] = set()
+        for process in [server, *server.children(recursive=True)]:
+            names |= mapped_shared_memory(process.pid)
+        segments = [_SHARED_MEMORY_FOLDER / name for name in sorted(names)]
+        lines = [f"{segment.stat().st_ino} {segment.name}\n" for segment in segments if segment.exists()]
+        draft = Path(folder, f"{_SHARED_MEMORY}.{os.getpid()}")  # several API processes may write at once
+        draft.write_text("".join(lines))
+        draft.replace(Path(folder, _SHARED_MEMORY))
 
 
 def mapped_shared_memory(process_id: int) -> set[str]:
