@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
@@ -40,6 +41,10 @@ def tokens(text: str) -> int | None:
     return None if text == "auto" else int(text)
 
 
+def _listed(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
 @dataclass(frozen=True)
 class ServeConfig:
     """What `phi-vision serve` was asked for. Flags of vLLM's own travel in `vllm_args`, unread.
@@ -64,6 +69,18 @@ class ServeConfig:
         unit="KEY",
     )
     api_key_file: str | None = _setting(None, "file with one key a line", unit="FILE")
+    allowed_hosts: str | None = _setting(
+        None,
+        "names with commas (phi.example.org,*.lab.example.org) that the server goes by, beside addresses, "
+        "localhost and the machine's own; * for all, the default with a key",
+        unit="NAMES",
+    )
+    allowed_origins: str | None = _setting(
+        None,
+        "origins with commas (https://app.example.org) whose web pages may use the server, beside its own; "
+        "* for all; default none",
+        unit="ORIGINS",
+    )
     served_model_name: str | None = _setting(
         None, f"name in the API; default {SERVED_NAME}, with the demo {DEMO_NAME}", unit="NAME"
     )
@@ -114,6 +131,11 @@ class ServeConfig:
         unit="NETWORKS",
     )
     max_body_mb: float = _setting(64.0, "size of one request at most, in millions of bytes", unit="N")
+    max_connections: int = _setting(
+        1000,
+        "open connections at most; the one that waits longest for a request makes room for the next",
+        unit="N",
+    )
     max_num_queued_reqs: int | None = _setting(
         None,
         "requests at work or waiting at most, the next one gets 429; default: twice what the KV cache holds",
@@ -141,13 +163,24 @@ class ServeConfig:
         self._check("media_timeout_s", 0.1, 600)
         self._check("decode_timeout_s", 0.1, 600)
         self._check("max_body_mb", 0.01, 2000)
+        self._check("max_connections", 2, 50_000)
         self._check("shutdown_timeout", 0, 3600)
         if self.max_num_queued_reqs is not None:
             self._check("max_num_queued_reqs", 1, 100_000)
+            if self.max_num_queued_reqs >= self.max_connections:
+                raise UsageError("--max-num-queued-reqs must be below --max-connections: each takes one")
         try:
-            [ipaddress.ip_network(n.strip()) for n in self.allow_private_media.split(",") if n.strip()]
+            [ipaddress.ip_network(network) for network in _listed(self.allow_private_media)]
         except ValueError as error:
             raise UsageError(f"--allow-private-media: {error}") from error
+        for host in _listed(self.allowed_hosts):
+            if not re.fullmatch(r"\*|(\*\.)?[\w.-]+", host):
+                raise UsageError(
+                    f"--allowed-hosts: {host} is no name such as phi.example.org, without a port"
+                )
+        for origin in self.origins:
+            if not re.fullmatch(r"\*|null|[\w.+-]+://[^/\s]+", origin):
+                raise UsageError(f"--allowed-origins: {origin} is no origin such as https://app.example.org")
 
     def _check(self, name: str, low: float, high: float) -> None:
         if not low <= getattr(self, name) <= high:
@@ -165,6 +198,11 @@ class ServeConfig:
         return self.rope == "per-request" and self.context > SHORT_WINDOW
 
     @property
+    def origins(self) -> list[str]:
+        """`allowed_origins`, each for itself, as browsers write them."""
+        return [origin.lower() for origin in _listed(self.allowed_origins)]
+
+    @property
     def guard(self) -> GuardSettings:
         """The limits in pixels, bytes and seconds."""
         return GuardSettings(
@@ -175,6 +213,8 @@ class ServeConfig:
             allowed_networks=self.allow_private_media,
             max_body_bytes=int(self.max_body_mb * 1e6),
             max_requests=self.max_num_queued_reqs,
+            max_connections=self.max_connections,
+            allowed_hosts=self.allowed_hosts,
         )
 
     @property
@@ -199,6 +239,8 @@ class GuardSettings:
     allowed_networks: str  # private ones, with commas
     max_body_bytes: int
     max_requests: int | None
+    max_connections: int
+    allowed_hosts: str | None  # names, with commas
 
     _VARIABLE: ClassVar[str] = "PHI_VISION_GUARD"
 

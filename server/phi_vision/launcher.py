@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phi_vision import planning, plugins, start_phase, tasks, toolchain
+from phi_vision import descriptors, planning, plugins, start_phase, tasks, toolchain
 from phi_vision.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
@@ -47,6 +47,7 @@ def serve(config: ServeConfig) -> None:
         UsageError: the machine, the model or the settings do not allow it.
     """
     start_phase.end_at_once_on_signals(start_phase.end_children)
+    descriptors.raise_limit()
     device = find_device(config.device)
     if device.kind == "cuda":
         toolchain.check()
@@ -149,6 +150,7 @@ def vllm_arguments(
         *("--chat-template", str(_CHAT_TEMPLATE)),
         *("--chat-template-content-format", "string"),
         *("--shutdown-timeout", str(config.shutdown_timeout)),
+        *("--allowed-origins", json.dumps(config.origins)),
         *planning.engine_arguments(option, config, device),
     ]
     if device.kind == "cpu":

@@ -11,7 +11,16 @@ from vllm.engine.protocol import EngineClient
 
 from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
-from phi_vision.plugins import ENDPOINT_PLUGIN, chat, error_messages, health, plan_endpoint, rope
+from phi_vision.plugins import (
+    ENDPOINT_PLUGIN,
+    chat,
+    connections,
+    error_messages,
+    health,
+    origins,
+    plan_endpoint,
+    rope,
+)
 from phi_vision.plugins.access import KeyForAllWork
 from phi_vision.plugins.body import BodyLimits
 from phi_vision.plugins.fields import FieldRules
@@ -36,6 +45,11 @@ class TaskEndpoints:
         app.add_middleware(RequestLimits)
         if keys := app.state.args.api_key:
             app.add_middleware(KeyForAllWork, tokens=keys)  # around the limits: strangers get no further
+        guard, args = GuardSettings.from_environment(), app.state.args
+        hosts = origins.allowed_hosts(guard.allowed_hosts, args.host, keyed=bool(keys))
+        app.add_middleware(origins.OriginGuard, hosts=hosts, origins=args.allowed_origins)
+        app.state.phi_vision_max_connections = connections.connection_cap(guard.max_connections)
+        connections.install()
         app.add_exception_handler(RequestError, _render)
         error_messages.install()
         self._app = app
@@ -56,6 +70,7 @@ class TaskEndpoints:
         max_requests = GuardSettings.from_environment().max_requests
         if max_requests is None:
             max_requests = default_max_requests(config, service.tokens_per_request)
+        max_requests = min(max_requests, connections.requests_cap(state.phi_vision_max_connections))
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
         plan_endpoint.report(state, config)
         record_shared_memory()

@@ -1,31 +1,113 @@
-"""Keep pictures out of the log. vLLM's request logging writes whole bodies, base64 and all."""
+"""What strangers send and what stays secret, kept out of log lines: for every logger of this process.
+
+Escape sequences would reach the terminal that shows the log, line breaks would forge lines; at debug level
+vLLM logs whole bodies, pictures and all; uvicorn logs URLs with the keys that some clients put into them.
+"""
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
-_SHORTEST = 100  # characters; no picture is shorter, hashes are
-_BASE64 = re.compile(rf"[A-Za-z0-9+/]{{{_SHORTEST},}}={{0,2}}")
+_SHORTEST = 100  # characters of base64; no picture is shorter, hashes are
+_BASE64 = re.compile(
+    r"(?<=base64,)(?:[A-Za-z0-9+/=_%\r\n-]|\\[rn])+"
+    rf"|[A-Za-z0-9+/]{{{_SHORTEST},}}={{0,2}}"
+    r"|(?:[A-Za-z0-9+/]{60,}(?:\\r|\\n|\r|\n)+){2,}[A-Za-z0-9+/]*={0,2}"  # in lines, as in mail
+)
+# Control characters, what reverses the direction of text, and what cannot be encoded.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINE_BREAKS = re.compile(r"[\t\n]")
+_QUERY = re.compile(r"\?[^\s\"']+")
 
 
-@functools.cache
 def install() -> None:
-    """For all of vLLM's loggers in this process, ours among them.
+    """For this process, once. Where records are made: vLLM and uvicorn replace handlers more than once, in
+    forked processes too, and have formatters that read a record's arguments."""
+    factory: Any = logging.getLogRecordFactory()
+    while factory is not None:
+        if isinstance(factory, CleanRecords):
+            return
+        factory = getattr(factory, "_factory", None)  # where vLLM's own keeps the one before it
+    logging.setLogRecordFactory(CleanRecords(logging.getLogRecordFactory()))
 
-    On the making of records: vLLM replaces its handlers, and their filters with them, more than once.
+
+class CleanRecords:
+    """A factory of log records whose text is clean, whatever formats them.
+
+    A message that has arguments is the program's own and keeps its line breaks and colours; arguments are
+    data, and so is a message without any, apart from its line breaks.
     """
-    make_record = logging.getLogRecordFactory()
 
-    def redacted(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make_record(*args, **kwargs)
-        if record.name.startswith("vllm"):
-            message = record.getMessage()
-            if len(message) >= _SHORTEST:
-                record.msg = _BASE64.sub(lambda run: f"<{len(run[0])} characters>", message)
-                record.args = ()
+    def __init__(self, factory: Callable[..., logging.LogRecord]) -> None:
+        self._factory = factory
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        """As `logging.LogRecord`."""
+        record = self._factory(*args, **kwargs)
+        web = record.name.startswith("uvicorn")
+        if isinstance(record.args, tuple):
+            record.args = tuple(_Clean.of(value, web) for value in record.args)
+        elif isinstance(record.args, dict):
+            record.args = {name: _Clean.of(value, web) for name, value in record.args.items()}
+        if not record.args:
+            record.msg = clean(str(record.msg), web=web)
+        if record.exc_info and record.exc_info[0] is not None:
+            # Formatters keep to the text that is there.
+            record.exc_text = clean(logging.Formatter().formatException(record.exc_info))
         return record
 
-    logging.setLogRecordFactory(redacted)
+
+class _Clean:
+    """An argument that formats to clean text on one line, once it is formatted."""
+
+    def __init__(self, value: Any, web: bool) -> None:
+        self._value = value
+        self._web = web
+
+    @classmethod
+    def of(cls, value: Any, web: bool) -> Any:
+        if value is None or isinstance(value, int | float):
+            return value
+        return _on_one_line(clean(value, web=web)) if isinstance(value, str) else cls(value, web)
+
+    def __int__(self) -> int:
+        return int(self._value)
+
+    def __float__(self) -> float:
+        return float(self._value)
+
+    def __str__(self) -> str:
+        return _on_one_line(clean(str(self._value), web=self._web))
+
+    def __repr__(self) -> str:
+        return _on_one_line(clean(repr(self._value), web=self._web))
+
+
+def clean(text: str, *, web: bool = False) -> str:
+    """Without base64 and control characters other than tab and line feed.
+
+    Args:
+        text: of a log line.
+        web: whether it is about URLs, whose queries may hold keys.
+    """
+    if len(text) >= _SHORTEST:
+        text = _BASE64.sub(lambda run: f"<{len(run[0])} characters>", text)
+    if web:
+        text = _QUERY.sub(_without_values, text)
+    return _CONTROL.sub(_escaped, text)
+
+
+def _without_values(query: re.Match[str]) -> str:
+    fields = [field.partition("=") for field in query[0][1:].split("&")]
+    return "?" + "&".join(f"{name}=***" if equals else "***" for name, equals, _ in fields)
+
+
+def _on_one_line(text: str) -> str:
+    return _LINE_BREAKS.sub(_escaped, text)
+
+
+def _escaped(sign: re.Match[str]) -> str:
+    return sign[0].encode("unicode_escape").decode()
