@@ -61,9 +61,9 @@ def test_nothing_of_what_clients_send_harms_the_log(small: StubServer) -> None:
     escape = "\x1b]0;owned\x07"
     with httpx.Client(base_url=small.url, timeout=120) as http:
         chat = {"messages": [{"role": "user", "content": "hello " + escape}], "user": escape}
-        head = {"X-Request-Id": f"mine{escape}"}
+        head = {"X-Request-Id": b"mine\x9b31m\x90"}  # C1 controls: the parser refuses the others
         assert http.post("/v1/chat/completions", json=chat, headers=head).status_code == 200
-        picture = {"type": "input_image", "image_url": data_url(PICTURE), "detail": "low"}
+        picture = {"type": "input_image", "image_url": data_url(PICTURE)}
         asked = {"input": [{"role": "user", "content": [picture]}], "max_output_tokens": 4}
         assert http.post("/v1/responses", json=asked).status_code == 200
         assert http.get("/v1/models?api_key=sk-secret").status_code == 200
@@ -72,8 +72,8 @@ def test_nothing_of_what_clients_send_harms_the_log(small: StubServer) -> None:
         assert http.get("/last").status_code == 404  # its line stands behind all others
     while '"GET /last' not in small.log:
         pass
-    assert "mine\\x1b]0;owned" in small.log  # it was logged
+    assert "mine\\x9b31m" in small.log  # it was logged
     assert "/v1/models?api_key=***" in small.log and "sk-secret" not in small.log
-    assert "\x1b" not in small.log and "\x07" not in small.log
+    assert not [line for line in small.log.splitlines() if not line.isprintable()]
     text = base64.b64encode(PICTURE).decode()
     assert not [start for start in range(0, len(text) - 80, 40) if text[start : start + 80] in small.log]
