@@ -299,3 +299,28 @@ def test_an_own_engine_does_not_outlive_the_command(tmp_path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
             time.sleep(0.02)
+
+
+def test_an_answer_that_cannot_be_printed(fake: FakeServer, picture: str) -> None:
+    fake.reply = answer("hello")
+    arguments = [
+        sys.executable,
+        "-m",
+        "phi_vision",
+        "predict",
+        "--image",
+        picture,
+        "--base-url",
+        fake.base_url,
+    ]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "phi-vision predict: cannot write the answer: No space left on device\n",
+    )
