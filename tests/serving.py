@@ -71,7 +71,7 @@ def starting_server(
     server = Server(process, log_path)
     try:
         yield server
-        if process.poll() is None:
+        if process.poll() is None and announced_port(server.log) is not None:  # from then on it owes that
             _check_clean_stop(server)
     finally:
         stop(process)
