@@ -22,6 +22,7 @@ def value_of(arguments: list[str], flag: str) -> str:
 def test_arguments_say_what_the_model_needs() -> None:
     arguments = launcher.vllm_arguments(ServeConfig(num_crops=8, crops="adaptive"), A10, REAL)
     assert "--disable-sliding-window" in arguments and "--interleave-mm-strings" in arguments
+    assert int(arguments[arguments.index("--renderer-num-workers") + 1]) > 1
     assert "--trust-remote-code" not in arguments
     assert value_of(arguments, "--attention-backend") == "FLASH_ATTN"
     policy = json.loads(value_of(arguments, "--mm-processor-kwargs"))

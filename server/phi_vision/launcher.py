@@ -146,6 +146,8 @@ def vllm_arguments(
         *("--port", str(config.port)),
         *("--mm-processor-kwargs", json.dumps(vars(policy))),
         *("--limit-mm-per-prompt", json.dumps({"image": config.max_images})),
+        # Threads that tokenise: the text of a whole context takes seconds, in which others must not wait.
+        *("--renderer-num-workers", "4"),
         "--interleave-mm-strings",  # pictures stay where they stand between texts
         *("--chat-template", str(_CHAT_TEMPLATE)),
         *("--chat-template-content-format", "string"),
