@@ -116,15 +116,23 @@ def test_an_own_server_answers_with_a_key_of_its_own(
         chat.served_models(own)
 
 
-@pytest.mark.slow
-def test_without_a_server_it_starts_its_own_engine(tmp_path: Path) -> None:
+@pytest.mark.full
+def test_without_a_server_it_starts_its_own_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The test above with the real engine."""
     output = tmp_path / "answer.json"
-    command = [sys.executable, "-m", "phi_vision", "predict", "--image", INVOICE, "--task", "ocr"]
-    command += ["--format", "json", "--output", str(output), "--device", "auto"]
-    env = {k: v for k, v in os.environ.items() if k != "OPENAI_BASE_URL"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "starting an engine" in done.stderr and "DEMO" in done.stderr
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))  # the demo, whatever is cached here
+    arguments = ["--image", INVOICE, "--task", "ocr", "--format", "json", "--output", str(output)]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and not listening: no server is there
+        monkeypatch.setattr(ServeConfig, "port", closed.getsockname()[1])
+        code = cli.main(["predict", *arguments])
+    printed = capsys.readouterr().err
+    assert code == 0, printed
+    assert "starting an engine" in printed and "DEMO" in printed
     result = json.loads(output.read_text())
     assert result["images"][0]["tokens"] == 1921
     assert result["usage"]["completion_tokens"] > 0
