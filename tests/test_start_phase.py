@@ -81,7 +81,21 @@ def test_a_signal_ends_the_start_and_all_its_processes(
         assert first.wait(PATIENCE_S) == exit_code and all_end(others)
 
 
-def test_a_thread_that_ends_does_not_end_what_it_forked(tmp_path: Path) -> None:
+def test_a_signal_to_a_forked_process_ends_that_one_alone() -> None:
+    program = """
+import os, signal, sys
+from phi_vision import start_phase
+start_phase.end_at_once_on_signals(lambda: os.write(1, b"cleaned up"))
+child = os.fork()
+if child == 0:
+    signal.raise_signal(signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n", done.stderr
+
+
+def test_a_thread_that_ends_does_not_end_what_it_forked() -> None:
     """The kernel's signal comes with the end of a thread: only those of the main thread ask for it."""
     program = """
 import os, threading

@@ -51,13 +51,17 @@ def announced_port(said: str) -> int | None:
 def end_at_once_on_signals(clean_up: Callable[[], None]) -> None:
     """From now on, until the server takes the signals over to finish its requests first."""
 
+    first = os.getpid()
+
     def end(number: int, _: FrameType | None) -> None:
         ignore_signals()
-        clean_up()
-        sys.stdout.flush()
-        sys.stderr.write("phi-vision serve: stopped before it was ready\n")
-        sys.stderr.flush()
-        os._exit(_EXIT_CODES[signal.Signals(number)])  # an exception is lost where libraries catch it
+        try:
+            if os.getpid() == first:  # not one that it has forked and that has no handlers of its own yet
+                clean_up()
+                os.write(2, b"phi-vision serve: stopped before it was ready\n")  # `sys.stderr` may be at work
+                sys.stdout.flush()
+        finally:
+            os._exit(_EXIT_CODES[signal.Signals(number)])  # an exception is lost where libraries catch it
 
     for number in _EXIT_CODES:
         signal.signal(number, end)
