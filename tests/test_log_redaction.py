@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from phi_vision import plugins
 from phi_vision.plugins import log_redaction
 from phi_vision.plugins.log_redaction import CleanRecords
 from pictures import data_url, encoded, reference_picture
@@ -73,6 +74,15 @@ def test_installing_again_changes_nothing() -> None:
         chain.append(type(factory))
         factory = getattr(factory, "_factory", None)
     assert chain.count(CleanRecords) == 1
+
+
+def test_each_process_of_vllms_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's too: this is the plugin that vLLM loads everywhere. Forked processes have the factory."""
+    monkeypatch.setattr(logging, "getLogRecordFactory", lambda: logging.LogRecord)
+    made: list[object] = []
+    monkeypatch.setattr(logging, "setLogRecordFactory", made.append)
+    plugins.register_model()
+    assert [type(factory) for factory in made] == [CleanRecords]
 
 
 @pytest.mark.parametrize("name", ANY_LOGGER)
