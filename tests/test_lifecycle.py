@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -100,6 +102,8 @@ async def running(
     engine = StubEngine()
     cycle = Lifecycle(engine, app.state, max_requests, shutdown_timeout_s)  # type: ignore[arg-type]
     app.state.phi_vision_lifecycle = cycle
+    app.state.phi_vision_body_limits = SimpleNamespace(parse=json.loads)  # what they refuse has its own tests
+    app.state.phi_vision_field_rules = SimpleNamespace(check=lambda path, body: None)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     port = sock.getsockname()[1]
