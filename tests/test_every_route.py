@@ -160,6 +160,13 @@ def test_repeated_defaults_are_no_wish(http: httpx.Client) -> None:
     assert send(http, path, body | repeated).status_code == 200
 
 
+@pytest.mark.parametrize("name", ["tokenize chat", "count"])
+def test_a_whole_request_can_be_counted(http: httpx.Client, name: str) -> None:
+    path, _, body = ROUTES[name]
+    assert send(http, path, body | {"max_tokens": 5, "temperature": 0.5, "seed": 1}).status_code == 200
+    refusal(send(http, path, body | {"mm_processor_kwargs": {"num_crops": 1}}))
+
+
 @pytest.mark.parametrize("detail", ["low", "high"])
 def test_detail_is_refused_where_it_would_do_nothing(http: httpx.Client, detail: str) -> None:
     part = {"type": "image_url", "image_url": {"url": PICTURE, "detail": detail}}

@@ -21,6 +21,9 @@ _RESPONSES = "/v1/responses"
 _SCALE = "/scale_elastic_ep"  # fails with a 500 where it is not set up
 _INVOCATIONS = "/invocations"  # takes a chat or a completion, and declares neither
 
+# Clients send them the request that they mean to make; how it is to be sampled does not matter there.
+_COUNTING = ("/tokenize", "/v1/messages/count_tokens")
+
 # What vLLM itself puts among the extra arguments, and then reads without looking at its type.
 _RESERVED_XARGS = ("kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode")
 
@@ -31,6 +34,8 @@ class FieldRules:
     def __init__(self, app: FastAPI, config: VllmConfig, served_names: Collection[str]) -> None:
         self._known = {route: _fields(models) for route, models in _models(app).items()}
         self._known[_INVOCATIONS] = _fields([ChatCompletionRequest, CompletionRequest])
+        for path in _COUNTING:
+            self._known[path] |= frozenset(ChatCompletionRequest.model_fields) - {"mm_processor_kwargs"}
         self._task_names = frozenset(
             name for name in served_names if name.rpartition(":")[2] in tasks.PRESETS
         )
