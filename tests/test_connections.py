@@ -16,6 +16,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from phi_vision import descriptors
+from phi_vision.config import ServeConfig
+from phi_vision.errors import UsageError
 from phi_vision.plugins import connections
 from phi_vision.plugins.connections import HEAD_TIMEOUT_S, MAX_HEAD_BYTES, READ_TIMEOUT_S, GuardedServer
 
@@ -332,3 +334,8 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_allowed() -> None:
         assert descriptors.count_free() == free + raised - 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_requests_than_connections_is_refused_at_the_start() -> None:
+    with pytest.raises(UsageError, match="--max-connections"):
+        ServeConfig(max_num_queued_reqs=ServeConfig.max_connections)
