@@ -1,5 +1,6 @@
 """Tasks, crops and vLLM's own features through the real server with the real SDK."""
 
+import re
 from typing import Any
 
 import httpx
@@ -196,6 +197,32 @@ def test_vllms_own_features_work_with_pictures(client: openai.OpenAI) -> None:
     plain = text_of(ask(client, image_part(PHOTO), "?", max_tokens=30)[0])
     stopped, _ = ask(client, image_part(PHOTO), "?", max_tokens=30, stop=[plain[2]])
     assert text_of(stopped) == plain.partition(plain[2])[0]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "form"),
+    [
+        ({"regex": r"[0-9]{2}-[a-f]"}, r"\d\d-[a-f]"),
+        ({"choice": ["yes", "no", 'a "b" \\ c']}, r'yes|no|a "b" \\ c'),
+        ({"grammar": 'root ::= root ",x" | "x"'}, r"x(,x)*"),
+        ({"grammar": 'start: "a" b\nb: /[0-9]/'}, r"a\d"),
+        ({"json": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}}, r"\{.*"),
+        (
+            {"structural_tag": '{"type": "structural_tag", "format": {"type": "regex", "pattern": "[a-c]"}}'},
+            "[a-c]",
+        ),
+    ],
+    ids=["regex", "choice", "grammar", "lark", "schema", "tag"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_constraints_hold(client: openai.OpenAI, constraint: dict[str, Any], form: str, stream: bool) -> None:
+    fields: dict[str, Any] = {"max_tokens": 30, "extra_body": {"structured_outputs": constraint}}
+    if stream:
+        chunks, _ = ask(client, "?", stream=True, **fields)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    else:
+        text = text_of(ask(client, "?", **fields)[0])
+    assert re.match(form, text), text
 
 
 @pytest.mark.parametrize(

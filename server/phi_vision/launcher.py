@@ -234,6 +234,20 @@ def vllm_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def pin_grammar_backend(structured_outputs: Any) -> None:
+    """Have structured outputs compiled by the one backend that is guarded, see `plugins.grammars`.
+
+    Raises:
+        UsageError: the user chose another.
+    """
+    if structured_outputs.backend not in ("auto", plugins.GRAMMAR_BACKEND):
+        raise UsageError(
+            f"--structured-outputs-config: the backend must be {plugins.GRAMMAR_BACKEND}, "
+            f"not {structured_outputs.backend}"
+        )
+    structured_outputs.backend = plugins.GRAMMAR_BACKEND
+
+
 def _run_vllm(
     args: argparse.Namespace, hf_overrides: Mapping[str, Any], keys: Sequence[str], cause: Path
 ) -> None:
@@ -244,6 +258,7 @@ def _run_vllm(
     from phi_vision.plugins import lifecycle
 
     args.hf_overrides = {**hf_overrides, **args.hf_overrides}
+    pin_grammar_backend(args.structured_outputs_config)
     configure_logging_from_args(args)
     args.api_key = list(keys) or None  # never on a command line, where others could read it
     os.environ.pop("VLLM_API_KEY", None)  # nor in the environment of other processes

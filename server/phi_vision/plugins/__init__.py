@@ -8,6 +8,7 @@ GENERAL_PLUGIN = "phi_vision_model"
 ENDPOINT_PLUGIN = "phi_vision_tasks"
 PLAN_VARIABLE = "PHI_VISION_PLAN"  # environment: the launcher's memory plan as JSON, for `plan_endpoint`
 MEDIA_CONNECTOR = "phi_vision"
+GRAMMAR_BACKEND = "xgrammar"  # of structured outputs
 
 
 def register_model() -> None:

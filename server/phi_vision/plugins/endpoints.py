@@ -16,6 +16,7 @@ from phi_vision.plugins import (
     chat,
     connections,
     error_messages,
+    grammars,
     health,
     origins,
     plan_endpoint,
@@ -42,6 +43,7 @@ class TaskEndpoints:
         app.include_router(plan_endpoint.router)
         app.include_router(health.router)
         app.add_middleware(rope.RopeHeader)
+        app.add_middleware(grammars.GrammarRefusals)
         app.add_middleware(RequestLimits)
         if keys := app.state.args.api_key:
             app.add_middleware(KeyForAllWork, tokens=keys)  # around the limits: strangers get no further
@@ -59,6 +61,7 @@ class TaskEndpoints:
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         state.phi_vision = service = chat.ChatService(state.openai_serving_chat, args)
+        grammars.guard(engine_client)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
             rope.choose_per_request(engine_client)
