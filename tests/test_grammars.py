@@ -43,10 +43,12 @@ OUTPUT_CONFIG = {**HELLO, "max_tokens": 2, "output_config": {"format": OUTPUT_FO
 MULTIPLE = {"type": "integer", "multipleOf": 3}
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "100,000 rules": (CHAT, constraint(grammar=RULES), "structured_outputs.grammar"),
-    "100,000 rules in Lark": (CHAT, constraint(grammar=LARK), "structured_outputs.grammar"),
+    # Of these three no context could hold the text, which is looked at first.
+    "100,000 rules": (CHAT, constraint(grammar=RULES), "structured_outputs"),
+    "100,000 rules in Lark": (CHAT, constraint(grammar=LARK), "structured_outputs"),
+    "5 MB of regex": (CHAT, constraint(regex="a" * 5_000_000), "structured_outputs"),
+    "130 KB of regex": (CHAT, constraint(regex="a" * 131_073), "structured_outputs.regex"),
     "nested repeats": (CHAT, HELLO | response_format(NESTED), "response_format"),
-    "5 MB of regex": (CHAT, constraint(regex="a" * 5_000_000), "structured_outputs.regex"),
     "100,000 alternatives": (CHAT, constraint(regex="a|" * 100_000), "structured_outputs.regex"),
     "100,000 choices": (CHAT, constraint(choice=["x"] * 100_000), "structured_outputs.choice"),
     "no choice": (CHAT, constraint(choice=[]), "structured_outputs.choice"),
