@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from types import SimpleNamespace
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -21,7 +20,6 @@ if not torch.cuda.is_available():
     triton.backends.backends.setdefault("cpu", triton.backends.backends["nvidia"])
 
 from phi_vision.model import rope
-from phi_vision.rope_mode import SHORT_MARK
 from vllm.v1.worker.gpu import buffer_utils
 from vllm.v1.worker.gpu.mm.rope import RopeState
 
@@ -47,7 +45,7 @@ buffer_utils.async_tensor_h2d = lambda x, device=None, dtype=None: torch.as_tens
 
 class Model:
     def get_mrope_input_positions(self, tokens: list[int], features: list) -> tuple[torch.Tensor, int]:
-        return rope.positions(len(tokens), features, LONG_OFFSET)
+        return rope.positions(len(tokens), LONG_OFFSET)
 
 
 def step(state: RopeState, lengths: dict[int, int], prefill: list[int], computed: list[int]) -> list[int]:
@@ -65,20 +63,20 @@ def step(state: RopeState, lengths: dict[int, int], prefill: list[int], computed
 
 
 def main() -> None:
-    state = RopeState(rope.MROPE_ROWS, 2, 64, 256, torch.device("cpu"))
-    short = [SimpleNamespace(modality=SHORT_MARK)]
-    state.init_prefill_positions(0, Model(), [7] * 5, short)
-    state.init_prefill_positions(1, Model(), [7] * 6, [])
+    state = RopeState(rope.MROPE_ROWS, 2, 8192, 8192, torch.device("cpu"))
+    state.init_prefill_positions(0, Model(), [7] * 5, [])
+    state.init_prefill_positions(1, Model(), [7] * 5000, [])
     state.apply_staged_writes()
     steps = {
-        "prefill": step(state, {1: 6, 0: 5}, prefill=[5, 6], computed=[0, 0]),
-        "chunk": step(state, {0: 2, 1: 2}, prefill=[5, 6], computed=[3, 4]),
-        "decode": step(state, {1: 1, 0: 1}, prefill=[5, 6], computed=[5, 6]),
+        "prefill": step(state, {0: 5, 1: 5000}, prefill=[5, 5000], computed=[0, 0]),
+        "chunk": step(state, {0: 1, 1: 2}, prefill=[5, 5000], computed=[4, 4998]),
+        "decode": step(state, {1: 1, 0: 1}, prefill=[5, 5000], computed=[5, 5000]),
     }
     # After preemption vLLM adds a request anew, its answer so far behind the prompt.
-    state.init_prefill_positions(0, Model(), [7] * 8, short)
-    state.apply_staged_writes()
-    steps["resumed"] = step(state, {0: 8}, prefill=[8, 6], computed=[0, 0])
+    for name, length in (("resumed short", 8), ("resumed long", 4097)):
+        state.init_prefill_positions(0, Model(), [7] * length, [])
+        state.apply_staged_writes()
+        steps[name] = step(state, {0: length}, prefill=[length, 5000], computed=[0, 0])
     print(json.dumps(steps))
 
 

@@ -1,6 +1,8 @@
 """What the launcher decides before vLLM starts."""
 
 import json
+from argparse import Namespace
+from typing import Any
 
 import pytest
 from phi_vision import launcher, plugins
@@ -57,7 +59,37 @@ def test_the_rope_mode_is_named_and_handed_on(
 ) -> None:
     config = ServeConfig(rope=rope, max_model_len=max_model_len)
     assert says in launcher.summary(config, A10, REAL)
-    assert launcher.hf_overrides(config) == {"longrope_per_request": per_request}
+    args = parsed()
+    launcher.join_settings(args, config)
+    assert args.hf_overrides == {"longrope_per_request": per_request}
+    assert args.scheduler_cls == ("phi_vision.rope_scheduler.scheduler" if per_request else None)
+
+
+def parsed(**given: Any) -> Namespace:
+    """vLLM's arguments where ours join them, with what the user gave."""
+    silent = {"hf_overrides": {}, "override_generation_config": {}}
+    silent |= dict.fromkeys(("scheduler_cls", "kv_transfer_config", "kv_offloading_size"))
+    return Namespace(**silent | given)
+
+
+def test_what_settings_decide_joins_what_the_user_gave() -> None:
+    args = parsed(hf_overrides={"initializer_range": 0.1}, override_generation_config={"top_p": 0.5})
+    launcher.join_settings(args, ServeConfig())
+    assert args.hf_overrides == {"initializer_range": 0.1, "longrope_per_request": True}
+    assert args.override_generation_config == {"top_p": 0.5, "temperature": 0.0}
+    args = parsed(override_generation_config={"temperature": 0.7})
+    launcher.join_settings(args, ServeConfig())
+    assert args.override_generation_config == {"temperature": 0.7}
+
+
+@pytest.mark.parametrize(
+    "given", [{"scheduler_cls": "x.Y"}, {"kv_transfer_config": {}}, {"kv_offloading_size": 4.0}], ids=str
+)
+def test_what_would_undo_the_modes_needs_one_for_all(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="add --rope long"):
+        launcher.join_settings(parsed(**given), ServeConfig())
+    launcher.join_settings(args := parsed(**given), ServeConfig(rope="long"))
+    assert vars(args).items() >= given.items()
 
 
 def test_our_plugins_are_added_to_the_users_list(monkeypatch: pytest.MonkeyPatch) -> None:

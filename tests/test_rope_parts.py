@@ -20,18 +20,11 @@ from phi_vision.checkpoint import DEMO_FOLDER
 from phi_vision.model import rope
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.plugins import rope as plugin
-from phi_vision.rope_mode import HEADER, SHORT_MARK, SHORT_WINDOW
+from phi_vision.rope_mode import HEADER, SHORT_WINDOW
 from torch import nn
 from vllm.model_executor.layers.rotary_embedding import phi3_long_rope_scaled_rope as vllm_rope
-from vllm.multimodal.inputs import (
-    MultiModalFeatureSpec,
-    MultiModalKwargsItem,
-    MultiModalKwargsItems,
-    PlaceholderRange,
-)
-from vllm.multimodal.utils import argsort_mm_positions, get_mm_features_in_window, strip_covered_mm_data
-from vllm.sampling_params import SamplingParams
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+from vllm.v1.worker.gpu_input_batch import CachedRequestState
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +55,12 @@ def test_rotates_as_vllm_does_in_either_mode(
 ) -> None:
     stock = vllm_module(config, max_model_len, monkeypatch)
     model = nn.ModuleList([vllm_module(config, 131072, monkeypatch)])
-    marks = [SimpleNamespace(modality="image")]
-    if mode == "short":
-        marks.insert(0, SimpleNamespace(modality=SHORT_MARK))
-    rows, delta = rope.positions(max_model_len, marks, rope.hold_both_modes(model))
-    assert rows.shape == (rope.MROPE_ROWS, max_model_len)
+    length = {"short": SHORT_WINDOW - 1, "long": SHORT_WINDOW}[mode]
+    rows, delta = rope.positions(length, rope.hold_both_modes(model))
+    assert rows.shape == (rope.MROPE_ROWS, length)
     assert bool((rows == rows[0]).all())
 
-    positions = torch.tensor([0, 1, 2047, max_model_len - 1])
+    positions = torch.tensor([0, 1, 2047, length - 1])
     query, key = torch.randn(2, len(positions), 2 * 96)
     expected = stock(positions, query, key)
     for ours, theirs in zip(model[0](rows[0][positions], query, key), expected, strict=True):
@@ -112,78 +103,52 @@ def test_fixed_modes_leave_vllm_alone() -> None:
     assert Phi3VConfig(longrope_per_request=True).mrope_section is not None
 
 
-def test_marks_a_short_prompt_and_changes_nothing_else() -> None:
-    prompt = {"type": "token", "prompt_token_ids": [1] * 100, "cache_salt": "mine", "arrival_time": 3.0}
-    params = SamplingParams(max_tokens=None)
-    note = plugin._Note(max_tokens_asked=False)
-    marked, limited = plugin.in_mode(prompt, params, note, max_model_len=16384)
-    assert note.modes == ["short"]
-    assert limited.max_tokens == SHORT_WINDOW - 100
-    assert params.max_tokens is None  # the caller's own
-    assert marked["type"] == "multimodal"
-    assert marked["prompt_token_ids"] == prompt["prompt_token_ids"]
-    assert marked["arrival_time"] == 3.0
-    assert marked["cache_salt"] == "rope-short:mine"
-    assert list(marked["mm_kwargs"]) == list(marked["mm_hashes"]) == list(marked["mm_placeholders"])
-    assert [(p.offset, p.length) for p in marked["mm_placeholders"][SHORT_MARK]] == [(0, 0)]
-    assert "mm_kwargs" not in prompt
-
-
-def test_the_mark_crosses_vllm_unseen_until_positions_are_asked_for() -> None:
-    """What vLLM's engine and runners do with the items of a request, step by step."""
-    image = PlaceholderRange(offset=1, length=313)
-    item = MultiModalKwargsItem.dummy()
-    prompt = {
-        "type": "multimodal",
-        "prompt_token_ids": [1] * 400,
-        "mm_kwargs": MultiModalKwargsItems({"image": [item]}),
-        "mm_hashes": {"image": ["hash"]},
-        "mm_placeholders": {"image": [image]},
-    }
-    marked, _ = plugin.in_mode(prompt, SamplingParams(max_tokens=9), plugin._Note(), max_model_len=16384)
-    order = argsort_mm_positions(marked["mm_placeholders"])
-    assert order == [(SHORT_MARK, 0), ("image", 0)]
-    features = [
-        MultiModalFeatureSpec(
-            data=marked["mm_kwargs"][modality][i],
-            modality=modality,
-            identifier=marked["mm_hashes"][modality][i],
-            mm_position=marked["mm_placeholders"][modality][i],
-        )
-        for modality, i in order
-    ]
-    # From the API's process to the engine's.
-    sent = MsgpackEncoder().encode(features)
-    arrived = MsgpackDecoder(list[MultiModalFeatureSpec]).decode(sent)
-    # No step of the scheduler or a runner has it among its encoder inputs.
-    assert get_mm_features_in_window(arrived, 0, 400) == (1, 2)
-    # Where the prefix cache covers the items, they travel without their data.
-    stripped = strip_covered_mm_data(arrived, 384, uses_mrope=True)
-    for received in (arrived, stripped):
-        assert rope.positions(400, received, long_offset=131072)[1] == 0
-        assert rope.positions(400, received[1:], long_offset=131072)[1] == 131072
-
-
 def test_the_v2_runner_reads_the_same_rows() -> None:
     script = Path(__file__).with_name("rope_v2.py")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     long = 131072
     assert json.loads(run.stdout.splitlines()[-1]) == {
-        "prefill": [*range(long, long + 6), *range(5)],
-        "chunk": [3, 4, long + 4, long + 5],
-        "decode": [long + 6, 5],
-        "resumed": list(range(8)),
+        "prefill": [*range(5), *range(long, long + 5000)],
+        "chunk": [4, long + 4998, long + 4999],
+        "decode": [long + 5000, 5],
+        "resumed short": list(range(8)),
+        "resumed long": [*range(long, long + 4097)],
     }
 
 
-def test_a_long_prompt_gets_only_its_salt() -> None:
-    prompt = {"type": "token", "prompt_token_ids": [1] * 5000}
-    params = SamplingParams(max_tokens=7)
-    assert plugin.in_mode(prompt, params, plugin._Note(), max_model_len=16384) == (
-        {**prompt, "cache_salt": "rope-long:"},
-        params,
-    )
+def test_the_v1_runner_asks_again_when_a_request_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is replaced is only the runner's own part: copying the rows."""
+    monkeypatch.setattr(GPUModelRunner, "_calc_mrope_positions", lambda runner, output: None)
+    rope.ask_again_on_resumption()
+    rope.ask_again_on_resumption()  # once for each model in a process
+    long_offset = 131072
+    model = SimpleNamespace(get_mrope_input_positions=lambda ids, _: rope.positions(len(ids), long_offset))
+
+    def known(prompt: int, answer: int) -> CachedRequestState:
+        state = CachedRequestState(
+            req_id="",
+            prompt_token_ids=[7] * prompt,
+            mm_features=[],
+            sampling_params=None,
+            generator=None,
+            block_ids=([],),
+            num_computed_tokens=0,
+            output_token_ids=[7] * answer,
+        )
+        state.mrope_positions, state.mrope_position_delta = rope.positions(prompt, long_offset)
+        return state
+
+    requests = {"grew": known(4000, 97), "short": known(4000, 50), "runs on": known(4000, 97)}
+    runner = SimpleNamespace(requests=requests, get_model=lambda: model)
+    resumed = SimpleNamespace(scheduled_cached_reqs=SimpleNamespace(resumed_req_ids={"grew", "short"}))
+    GPUModelRunner._calc_mrope_positions(runner, resumed)
+    assert {name: state.mrope_position_delta for name, state in requests.items()} == {
+        "grew": long_offset,
+        "short": 0,
+        "runs on": 0,
+    }
+    assert requests["grew"].mrope_positions[0].tolist() == [*range(long_offset, long_offset + 4097)]
 
 
 def app_that_asks_late(per_request: bool) -> FastAPI:
@@ -196,7 +161,7 @@ def app_that_asks_late(per_request: bool) -> FastAPI:
         yield "created "
         await asyncio.sleep(0)
         if asks:
-            plugin._note.get().modes.append("long")
+            plugin._modes.get().append("long")
         yield "answered "
         yield "ended"
 

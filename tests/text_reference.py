@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 Factors = Literal["short", "long"]
 
+WINDOW = 4096  # tokens, `original_max_position_embeddings`
+
 
 class TextReference:
     """The text model of a checkpoint; every call computes the whole sequence anew, without a cache."""
@@ -31,11 +33,39 @@ class TextReference:
         self.heads: int = self.config["num_attention_heads"]
         self.head_dim: int = self.config["hidden_size"] // self.heads
 
+    def answer_logprobs(
+        self, prompt: list[int], answer: list[int], pictures: Tensor | None = None
+    ) -> tuple[Tensor, list[Factors]]:
+        """What the original's rule makes of each token of an answer: (answer, vocab), and its factors.
+
+        The original computes a sequence with the short factors while it has at most `WINDOW` tokens, then
+        all of it with the long ones; a prompt as long as the window is long from the start.
+        """
+        short_steps = 0 if len(prompt) >= WINDOW else min(WINDOW + 1 - len(prompt), len(answer))
+        long_steps = len(answer) - short_steps
+        sequence = prompt + answer[:-1]
+        steps = []
+        if short_steps:
+            steps.append(
+                self.logprobs(sequence[: len(sequence) - long_steps], short_steps, "short", pictures)
+            )
+        if long_steps:
+            steps.append(self.logprobs(sequence, long_steps, "long", pictures))
+        return torch.cat(steps), ["short"] * short_steps + ["long"] * long_steps
+
     @torch.inference_mode()
-    def logprobs(self, token_ids: list[int], last: int, factors: Factors) -> Tensor:
-        """(last, vocab): log-probabilities of what follows each of the last `last` tokens."""
+    def logprobs(
+        self, token_ids: list[int], last: int, factors: Factors, pictures: Tensor | None = None
+    ) -> Tensor:
+        """(last, vocab): log-probabilities of what follows each of the last `last` tokens.
+
+        `pictures` (tokens, hidden) stand where the image tokens are, in order.
+        """
         cos, sin = self._rotary(len(token_ids), factors)
-        x = self.weights["model.embed_tokens.weight"][token_ids]  # (tokens, hidden)
+        ids = torch.tensor(token_ids)
+        x = self.weights["model.embed_tokens.weight"][ids]  # (tokens, hidden)
+        if pictures is not None:
+            x[ids == self.config["image_token_id"]] = pictures
         for i in range(self.config["num_hidden_layers"]):
             layer = f"model.layers.{i}"
             x = x + self._attention(self._norm(x, f"{layer}.input_layernorm"), layer, cos, sin)

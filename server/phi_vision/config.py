@@ -99,8 +99,8 @@ class ServeConfig:
     )
     rope: str = _setting(
         "per-request",
-        f"LongRoPE factors: short for requests that end within {SHORT_WINDOW} tokens and long for others, "
-        "as the original model has it, or one set for all",
+        f"LongRoPE factors: short for sequences of up to {SHORT_WINDOW} tokens and long beyond, as the "
+        "original model has it, or one set for all",
         choices=("per-request", "long", "short"),
     )
     num_crops: int = _setting(CropPolicy.single, "crops for the only picture of a request", unit="N")

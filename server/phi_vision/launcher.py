@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,9 @@ def serve(config: ServeConfig) -> None:
         os.environ.update(folder.environment() | {start_faults.VARIABLE: str(cause)})
         print(summary(config, device, checkpoint, option, keyed=bool(keys)), flush=True)
         args = vllm_parser().parse_args(vllm_arguments(config, device, checkpoint, option))
+        join_settings(args, config)
         start_phase.join_vllm(args, opened, clean_up)
-        _run_vllm(args, hf_overrides(config), keys, cause)
+        _run_vllm(args, keys, cause)
     finally:
         start_phase.ignore_signals()
         clean_up()
@@ -161,9 +162,21 @@ def vllm_arguments(
     return arguments + list(config.vllm_args)
 
 
-def hf_overrides(config: ServeConfig) -> dict[str, Any]:
-    """Keys of the model's config that settings decide; a `--hf-overrides` of the user's joins them."""
-    return {"longrope_per_request": config.chooses_rope}
+def join_settings(args: argparse.Namespace, config: ServeConfig) -> None:
+    """Put what settings decide into vLLM's parsed arguments, beside what the user gave of the same flags.
+
+    Raises:
+        UsageError: flags of vLLM's that take away what `--rope per-request` works with.
+    """
+    args.hf_overrides = {"longrope_per_request": config.chooses_rope, **args.hf_overrides}
+    # As the model card has it, whatever the checkpoint's generation_config.json says.
+    args.override_generation_config = {"temperature": 0.0, **args.override_generation_config}
+    if config.chooses_rope:
+        for name in ("scheduler_cls", "kv_transfer_config", "kv_offloading_size"):
+            if getattr(args, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} does not go with --rope per-request: add --rope long")
+        args.scheduler_cls = "phi_vision.rope_scheduler.scheduler"
 
 
 def served_names(checkpoint: Checkpoint) -> list[str]:
@@ -248,16 +261,13 @@ def pin_grammar_backend(structured_outputs: Any) -> None:
     structured_outputs.backend = plugins.GRAMMAR_BACKEND
 
 
-def _run_vllm(
-    args: argparse.Namespace, hf_overrides: Mapping[str, Any], keys: Sequence[str], cause: Path
-) -> None:
+def _run_vllm(args: argparse.Namespace, keys: Sequence[str], cause: Path) -> None:
     # vLLM's `vllm` command itself is not used: in the CPU wheel it fails on its own package's metadata.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.logger import configure_logging_from_args
 
     from phi_vision.plugins import lifecycle
 
-    args.hf_overrides = {**hf_overrides, **args.hf_overrides}
     pin_grammar_backend(args.structured_outputs_config)
     configure_logging_from_args(args)
     args.api_key = list(keys) or None  # never on a command line, where others could read it

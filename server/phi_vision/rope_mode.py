@@ -1,57 +1,60 @@
-"""Which of LongRoPE's two sets of factors a request gets: the decision alone, no vLLM.
+"""Which of LongRoPE's two sets of factors a sequence is computed with: the rule alone, no vLLM.
 
-The model has short factors for sequences of up to 4,096 tokens and long ones beyond. A request
-keeps its mode for life, so it is decided before the request starts, from what it may become.
+The model has short factors for sequences of up to 4,096 tokens and long ones beyond. As in the
+original code, a sequence that grows past that is computed anew with the long ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 RopeMode = Literal["short", "long"]
 
-SHORT_WINDOW = 4096  # tokens of a sequence, `original_max_position_embeddings`
-# Tokens. Where nobody asked for an answer's length, it ends with the window rather than take the
-# whole request to the long factors; but an answer cut to less than this would too often be cut.
-SHORT_ROOM = 512
+SHORT_WINDOW = 4096  # tokens, `original_max_position_embeddings`
 
 HEADER = "x-phi-vision-rope"
 
-# How the mode travels to the model: a short request carries an empty item of this modality. A
-# request without one is long, which is what vLLM itself would make of it.
-SHORT_MARK = "rope_short"
+_LONG = "long:"
 
 
-@dataclass(frozen=True)
-class RopePlan:
-    """The mode of one request, and how long its answer may be (tokens)."""
+def mode_from(tokens: int) -> RopeMode:
+    """The mode of a sequence whose computation begins, or begins anew, with this many tokens.
 
-    mode: RopeMode
-    max_tokens: int
-
-
-def plan(prompt_tokens: int, max_tokens: int, *, asked: bool, min_tokens: int = 0) -> RopePlan:
-    """Decide for one request.
-
-    Args:
-        prompt_tokens: length of the prompt, image tokens included.
-        max_tokens: longest answer, as asked for or by default.
-        asked: the client set `max_tokens`; if not, it may be cut to stay in the window.
-        min_tokens: shortest answer the client wants.
+    A prompt of exactly the window is long: the original's flash attention, its default, takes the
+    factors for one token more than there are (`rotary_seq_len = kv_seq_len + 1`).
     """
-    room = SHORT_WINDOW - prompt_tokens
-    if max_tokens <= room:
-        return RopePlan("short", max_tokens)
-    if not asked and room >= max(SHORT_ROOM, min_tokens):
-        return RopePlan("short", room)
-    return RopePlan("long", max_tokens)
+    return "short" if tokens < SHORT_WINDOW else "long"
 
 
-def cache_salt(mode: RopeMode, own: str | None) -> str:
-    """The prefix cache's salt: the mode and the client's own. Keys of two modes are never equal.
+def outgrown(tokens: int) -> bool:
+    """Whether a short sequence must be computed anew for the next step to go over `tokens` tokens.
+
+    The original drops its cache at this length (`prepare_inputs_for_generation`:
+    `input_ids.shape[1] >= original_max_position_embeddings + 1`).
+    """
+    return tokens > SHORT_WINDOW
+
+
+def modes(prompt_tokens: int, answer_tokens: int) -> list[RopeMode]:
+    """The modes that a request went through, in order; its last token was only sampled, not computed."""
+    first = mode_from(prompt_tokens)
+    return ["short", "long"] if first == "short" and outgrown(prompt_tokens + answer_tokens - 1) else [first]
+
+
+def cache_salt(mode: RopeMode, own: str | None) -> str | None:
+    """The prefix cache's salt: the mode and the client's own. Salts of two modes are never equal.
 
     Prefix caching goes by tokens, not by positions, and so would take one mode's keys and values
-    for the other's.
+    for the other's. An ordinary short request has none, and so vLLM's own hashes.
     """
-    return f"rope-{mode}:{own or ''}"
+    return f"{mode}:{own or ''}" if own or mode == "long" else None
+
+
+def long_salt(salt: str | None) -> str:
+    """The salt of a request in long mode, from its salt in either."""
+    return _LONG + (salt or "").partition(":")[2]
+
+
+def is_long(salt: str | None) -> bool:
+    """Whether this salt was given to a request in long mode."""
+    return salt is not None and salt.startswith(_LONG)

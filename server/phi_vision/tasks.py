@@ -13,6 +13,8 @@ from typing import Any, cast
 from phi_vision.crops import Detail
 from phi_vision.errors import RequestError
 
+STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")  # the model's ends of an answer
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -25,7 +27,7 @@ class Preset:
     temperature: float = 0.0
     # vLLM's loop detection; small vision models can repeat a line for ever when they read dense pages.
     repetition_detection: Mapping[str, int] | None = None
-    stop_tokens: tuple[str, ...] = ("<|end|>", "<|endoftext|>", "<|assistant|>")
+    stop_tokens: tuple[str, ...] = STOP_TOKENS
 
 
 PRESETS: Mapping[str, Preset] = {

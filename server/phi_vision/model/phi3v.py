@@ -23,6 +23,7 @@ from vllm.model_executor.models.utils import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFeatureSpec
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 
 from phi_vision.model import rope
@@ -124,7 +125,15 @@ class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config, prefix="", architectures=["LlamaForCausalLM"]
             )
-        self._long_offset = rope.hold_both_modes(self.language_model) if config.longrope_per_request else 0
+        if current_platform.is_cpu():
+            from phi_vision.model import cpu_seeds
+
+            cpu_seeds.install()
+        self._long_offset = 0
+        if config.longrope_per_request:
+            self._long_offset = rope.hold_both_modes(self.language_model)
+            if not vllm_config.use_v2_model_runner:
+                rope.ask_again_on_resumption()
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     @property
@@ -142,7 +151,7 @@ class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
     ) -> tuple[torch.Tensor, int]:
         """Where in the rotary table a request reads: see `rope.positions`."""
-        return rope.positions(len(input_tokens), mm_features, self._long_offset)
+        return rope.positions(len(input_tokens), self._long_offset)
 
     def forward(
         self,

@@ -30,7 +30,6 @@ from phi_vision import tasks
 from phi_vision.crops import CropPolicy
 from phi_vision.errors import RequestError
 from phi_vision.model.geometry import CROP_PX, MAX_NUM_CROPS, num_image_tokens
-from phi_vision.plugins import rope
 from phi_vision.plugins.limits import PARSED
 
 router = APIRouter()
@@ -162,8 +161,6 @@ async def create_chat_completion(
     service: ChatService = raw_request.app.state.phi_vision
     applied = tasks.apply(body, service.served_names)
     request = _validated(applied.body)
-    asked = request.max_completion_tokens is not None or request.max_tokens is not None
-    rope.note_max_tokens(asked)
     images = await service.fetch(applied.pictures)
     sizes = [(image.width, image.height) for image in images]
     num_crops = service.choose_crops(request.mm_processor_kwargs, applied.pictures, sizes)

@@ -29,6 +29,7 @@ from phi_vision.plugins.lifecycle import Lifecycle, default_max_requests
 from phi_vision.plugins.limits import RequestLimits, error_response
 from phi_vision.plugins.text_bound import TokenBound
 from phi_vision.private_folder import record_shared_memory
+from phi_vision.tasks import STOP_TOKENS
 
 
 class TaskEndpoints:
@@ -62,9 +63,10 @@ class TaskEndpoints:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         state.phi_vision = service = chat.ChatService(state.openai_serving_chat, args)
         grammars.guard(engine_client)
+        _end_at_stop_tokens(engine_client)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
-            rope.choose_per_request(engine_client)
+            rope.note_modes(engine_client)
         config = engine_client.vllm_config
         vocabulary = state.openai_serving_chat.renderer.get_tokenizer().get_vocab()
         max_model_len = config.model_config.max_model_len
@@ -77,6 +79,19 @@ class TaskEndpoints:
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
         plan_endpoint.report(state, config)
         record_shared_memory()
+
+
+def _end_at_stop_tokens(engine_client: EngineClient) -> None:
+    """Have every answer end where the model ends it, on all routes and with `ignore_eos` obeyed.
+
+    Symptom: plain answers go on after `<|end|>`. Cause: vLLM takes the end of an answer from the
+    tokenizer (`<|endoftext|>`) and from a generation_config.json, which a checkpoint need not have.
+    Can go: when vLLM takes such tokens from a flag.
+    """
+    ids = engine_client.renderer.get_tokenizer().convert_tokens_to_ids(list(STOP_TOKENS))
+    fields = engine_client.input_processor.generation_config_fields
+    given = fields.get("eos_token_id") or []
+    fields["eos_token_id"] = [*ids, *([given] if isinstance(given, int) else given)]
 
 
 async def _render(_: Request, error: Exception) -> JSONResponse:
