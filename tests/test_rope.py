@@ -256,14 +256,17 @@ def test_penalties_count_the_answer_across_the_window(per_request: Server, refer
     penalties = {"presence_penalty": 1.5, "frequency_penalty": 0.5}
     answer = complete(per_request, prompt, tokens=80, **penalties)
     check(reference, prompt, answer, greedy=False)
-    logprobs, _ = reference.answer_logprobs(prompt, answer.token_ids)
+    logprobs, factors = reference.answer_logprobs(prompt, answer.token_ids)
     said: Counter[int] = Counter()
-    for step, token in zip(logprobs, answer.token_ids, strict=True):
+    held_back: list[Factors] = []  # steps that would have repeated something
+    for step, token, mode in zip(logprobs, answer.token_ids, factors, strict=True):
+        if int(step.argmax()) in said:
+            held_back.append(mode)
         for earlier, times in said.items():
             step[earlier] -= 1.5 + 0.5 * times
         assert int(step.argmax()) == token
         said[token] += 1
-    assert max(said.values()) > 1
+    assert "long" in held_back
 
 
 @pytest.mark.slow
@@ -289,7 +292,11 @@ def test_what_vllm_keeps_of_a_request_crosses_the_window(
         per_request, prompt, tokens=80, structured_outputs={"regex": "[ab]{60}"}, ignore_eos=False
     )
     assert re.fullmatch("[ab]{60}", spelled.text)
-    check(reference, prompt, spelled, greedy=False)
+    logprobs, _ = reference.answer_logprobs(prompt, spelled.token_ids)
+    letters = sorted(set(spelled.token_ids[:60]))
+    assert len(letters) == 2
+    best = logprobs[:60, letters].max(-1).values
+    assert (best - logprobs[range(60), spelled.token_ids[:60]]).max() < LOGPROB_TOLERANCE
 
     end = 708
     forced = {"logit_bias": {str(end): 100}, "stop_token_ids": [end]}
@@ -360,37 +367,3 @@ def test_a_picture_in_one_mode_leaves_nothing_to_the_other(
             assert [token for token, _ in others[mode]] == [token for token, _ in answers[mode]]
             expected = [logprob for _, logprob in answers[mode]]
             assert [logprob for _, logprob in others[mode]] == pytest.approx(expected, abs=LOGPROB_TOLERANCE)
-
-
-@pytest.mark.slow
-def test_an_answer_about_a_picture_grows_past_the_window(per_request: Server) -> None:
-    """It then says what a request says that has all of it as its prompt, and so is long from the start.
-
-    The answer is spelled in letters that the tokenizer never joins, so that it can be handed in as text.
-    """
-    question = user(image_part(reference_picture(336, 336, seed=5)), "x" * 1540)
-    letters, known = 60, 45
-
-    def spell(count: int, *more: dict[str, Any], **fields: Any) -> tuple[str, list[float], int, str | None]:
-        raw = per_request.client().chat.completions.with_raw_response.create(
-            model="phi-3.5-vision",
-            messages=[question, *more],
-            max_tokens=count,
-            logprobs=True,
-            extra_body={"structured_outputs": {"regex": f"[qxz]{{{count}}}"}, **fields},
-        )
-        answer = raw.parse()
-        said = answer.choices[0].logprobs.content[:count]
-        text = answer.choices[0].message.content
-        return text, [part.logprob for part in said], answer.usage.prompt_tokens, raw.headers[HEADER]
-
-    text, logprobs, tokens, mode = spell(letters)
-    assert tokens < 4096 < tokens + known and len(text) == letters
-    assert mode == "short,long"
-    so_far = {"role": "assistant", "content": text[:known]}
-    going_on = {"continue_final_message": True, "add_generation_prompt": False}
-    rest, expected, all_tokens, mode = spell(letters - known, so_far, **going_on)
-    assert all_tokens == tokens + known
-    assert mode == "long"
-    assert rest == text[known:]
-    assert logprobs[known:] == pytest.approx(expected, abs=LOGPROB_TOLERANCE)
