@@ -367,3 +367,40 @@ def test_a_picture_in_one_mode_leaves_nothing_to_the_other(
             assert [token for token, _ in others[mode]] == [token for token, _ in answers[mode]]
             expected = [logprob for _, logprob in answers[mode]]
             assert [logprob for _, logprob in others[mode]] == pytest.approx(expected, abs=LOGPROB_TOLERANCE)
+
+
+@pytest.mark.slow
+def test_an_answer_about_a_picture_grows_past_the_window(per_request: Server) -> None:
+    """It then says what a request says that has all of it as its prompt, and so is long from the start.
+
+    The answer is spelled in letters that the tokenizer never joins, behind the space that begins a text,
+    so that it can be handed in as text.
+    """
+    question = user(image_part(reference_picture(336, 336, seed=5)), "x" * 1540)
+    letters, known = 60, 45
+    not_as_bytes = {str(3 + byte): -100 for byte in b" qxz"}  # the same characters, spelled otherwise
+
+    def spell(pattern: str, *more: dict[str, Any], **fields: Any) -> tuple[str, list[float], int, str | None]:
+        raw = per_request.client().chat.completions.with_raw_response.create(
+            model="phi-3.5-vision",
+            messages=[question, *more],
+            max_tokens=letters + 1,
+            logprobs=True,
+            logit_bias=not_as_bytes,
+            extra_body={"structured_outputs": {"regex": pattern}, **fields},
+        )
+        answer = raw.parse()
+        said = answer.choices[0].logprobs.content[: letters + 1]
+        text = answer.choices[0].message.content.strip()
+        return text, [part.logprob for part in said], answer.usage.prompt_tokens, raw.headers[HEADER]
+
+    text, logprobs, tokens, mode = spell(f" [qxz]{{{letters}}}")
+    assert tokens < 4096 < tokens + known and len(text) == letters
+    assert mode == "short,long"
+    so_far = {"role": "assistant", "content": text[:known]}
+    going_on = {"continue_final_message": True, "add_generation_prompt": False}
+    rest, expected, all_tokens, mode = spell(f"[qxz]{{{letters - known}}}", so_far, **going_on)
+    assert all_tokens == tokens + 1 + known
+    assert mode == "long"
+    assert rest == text[known:]
+    assert logprobs[1 + known :] == pytest.approx(expected[: letters - known], abs=LOGPROB_TOLERANCE)
