@@ -133,6 +133,7 @@ def reference(checkpoint: Path) -> TextReference:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("rope", "max_model_len", "lengths"), [("short", 4096, SHORT_PROMPTS), ("long", 16384, LONG_PROMPTS)]
 )
