@@ -25,7 +25,7 @@ from vllm.entrypoints.launchers.launcher import NoSignalServer
 from phi_vision import descriptors
 from phi_vision.errors import RequestError
 
-HEAD_TIMEOUT_S = 10.0  # from a connection's beginning, or a head's first byte, to the end of the head
+HEAD_TIMEOUT_S = 30.0  # from a connection's beginning, or a head's first byte, to the end of the head
 READ_TIMEOUT_S = 60.0  # for a client to take what it was sent, 48 KiB at a time
 MAX_HEAD_BYTES = 65_536  # of a head; also of what is neither head nor body, such as trailers
 
