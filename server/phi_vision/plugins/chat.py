@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Annotated, Any
 
 import vllm.envs as envs
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from pydantic import ValidationError
@@ -36,7 +36,7 @@ router = APIRouter()
 
 _pictures: ContextVar[Sequence[Any]] = ContextVar("pictures", default=())  # of the request at hand
 
-_REQUEST_SCHEMA = "#/components/schemas/ChatCompletionRequest"  # vLLM's routes define it
+_SCHEMA_REF = "#/components/schemas/{model}"
 
 # What a chat request may hold: vLLM's fields, and OpenAI's that vLLM does not know and ignores. Not
 # how media are decoded: the copy of vLLM's handler below would trust that too.
@@ -148,7 +148,7 @@ async def show_tasks() -> JSONResponse:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": _REQUEST_SCHEMA}}},
+            "content": {"application/json": {"schema": {"$ref": _SCHEMA_REF.format(model="ChatCompletionRequest")}}},
         }
     },
 )
@@ -180,6 +180,23 @@ async def create_chat_completion(
     return StreamingResponse(
         with_sse_keep_alive(answer, interval_s), media_type="text/event-stream", headers=headers
     )
+
+
+def describe_request(app: FastAPI) -> None:
+    """Define the body of our route in /openapi.json: FastAPI does not know a body that a dependency reads."""
+    make_document = app.openapi
+
+    def with_request() -> dict[str, Any]:
+        document = make_document()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        request = ChatCompletionRequest.model_json_schema(ref_template=_SCHEMA_REF)
+        for name, schema in request.pop("$defs", {}).items():
+            schemas.setdefault(name, schema)
+        request["properties"]["task"] = {"type": "string", "enum": list(tasks.PRESETS)}
+        schemas["ChatCompletionRequest"] = request
+        return document
+
+    app.openapi = with_request  # type: ignore[method-assign]  # as FastAPI's docs have it
 
 
 def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:

@@ -41,6 +41,7 @@ class TaskEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes; vLLM puts them in the place of its own of the same path."""
         app.include_router(chat.router)
+        chat.describe_request(app)
         app.include_router(plan_endpoint.router)
         app.include_router(health.router)
         app.add_middleware(rope.RopeHeader)
