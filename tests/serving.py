@@ -19,6 +19,13 @@ import openai
 import psutil
 from phi_vision.start_phase import announced_port
 
+# The system may leave a client of a busy machine without a processor for half a minute, also between
+# connecting and sending. That is not what these tests are about.
+PATIENT_FLAGS = ("--client-timeout-s", "900", "--decode-timeout-s", "600")
+PATIENT_ENV = {
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "900",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "1",  # the tests and the API process work at the same time
+}
 PATIENCE_S = 900  # for an answer or a start, which a busy machine may make slow; no test waits for its end
 
 
@@ -62,10 +69,10 @@ def starting_server(
     """`phi-vision serve` with these flags, not yet ready; `program` is what Python runs."""
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *program, "--port", "0", *flags],
+            [sys.executable, *program, "--port", "0", *PATIENT_FLAGS, *flags],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **PATIENT_ENV, **(env or {})},
             start_new_session=True,
         )
     server = Server(process, log_path)

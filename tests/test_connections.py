@@ -19,10 +19,11 @@ from phi_vision import descriptors
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.plugins import connections
-from phi_vision.plugins.connections import HEAD_TIMEOUT_S, MAX_HEAD_BYTES, READ_TIMEOUT_S, GuardedServer
+from phi_vision.plugins.connections import MAX_HEAD_BYTES, GuardedServer
 
 GET = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n"
 KEEP_ALIVE_S = 5
+CLIENT_TIMEOUT_S = 20.0
 
 
 class FrozenLoop(asyncio.SelectorEventLoop):
@@ -103,6 +104,7 @@ class Running:
 async def running(max_connections: int = 100, sock: socket.socket | None = None) -> AsyncIterator[Running]:
     app = FastAPI()
     app.state.phi_vision_max_connections = max_connections
+    app.state.phi_vision_client_timeout_s = CLIENT_TIMEOUT_S
     release = asyncio.Event()
 
     @app.get("/quick")
@@ -154,7 +156,7 @@ def test_a_connection_without_a_whole_head_is_closed(sent: bytes) -> None:
             client = await server.connect()
             if sent:
                 await client.send(sent)
-            await server.later(HEAD_TIMEOUT_S - 0.1)
+            await server.later(CLIENT_TIMEOUT_S - 0.1)
             assert len(server.open) == 1
             await server.later(0.2)
             assert await client.closed() and not server.open
@@ -166,7 +168,7 @@ def test_more_bytes_do_not_prolong_a_head() -> None:
     async def scenario() -> None:
         async with running() as server:
             client = await server.connect()
-            for sign in GET[: int(HEAD_TIMEOUT_S)]:
+            for sign in GET[: int(CLIENT_TIMEOUT_S)]:
                 await client.send(bytes([sign]))
                 await server.later(1)
             assert await client.closed()
@@ -190,7 +192,7 @@ def test_a_connection_that_was_used_is_closed_too(next_byte: bytes) -> None:
             if next_byte:
                 await client.send(next_byte)
                 await server.until(lambda: connection.timeout_keep_alive_task is None)
-            await server.later(HEAD_TIMEOUT_S + 0.1)
+            await server.later(CLIENT_TIMEOUT_S + 0.1)
             assert await client.closed() and not server.open
 
     run(scenario)
@@ -200,7 +202,7 @@ def test_a_request_at_work_has_no_such_limit() -> None:
     async def scenario() -> None:
         async with running() as server:
             client = await server.at_work()
-            await server.later(100 * HEAD_TIMEOUT_S)
+            await server.later(100 * CLIENT_TIMEOUT_S)
             server.release.set()
             assert await client.status() == 200
 
@@ -252,7 +254,7 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
             client.writer.transport.pause_reading()
             await client.send(GET.replace(b"quick", b"large"))
             await server.until(lambda: connection.flow.write_paused)
-            await server.later(READ_TIMEOUT_S - 0.1)
+            await server.later(CLIENT_TIMEOUT_S - 0.1)
             assert server.open
             await server.later(0.2)
             await server.until(lambda: not server.open and not server.server.server_state.tasks)

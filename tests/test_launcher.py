@@ -109,6 +109,14 @@ def test_what_the_user_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPa
     assert "VLLM_CPU_KVCACHE_SPACE" not in launcher.environment(CPU)
 
 
+def test_a_cpu_gives_all_of_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "VLLM_CPU_NUM_OF_RESERVED_CPU"
+    monkeypatch.delenv(name, raising=False)
+    assert launcher.environment(CPU)[name] == "0"
+    monkeypatch.setenv(name, "1")
+    assert name not in launcher.environment(CPU)
+
+
 @pytest.mark.parametrize("missing", ["phi_vision_tasks", "phi_vision_model"])
 def test_without_a_plugin_it_refuses_to_start(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import vllm.plugins

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
+from phi_vision.config import ServeConfig
 from phi_vision.plugins import health, lifecycle, limits
 from phi_vision.plugins.lifecycle import Lifecycle
 from vllm.entrypoints.launchers.launcher import NoSignalServer
@@ -165,16 +166,16 @@ def test_429_comes_before_the_body_is_sent(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_slow_sender_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ServeConfig(client_timeout_s=0.1).guard.to_environment().items():
+        monkeypatch.setenv(name, value)
+
     async def scenario() -> None:
         async with running(monkeypatch, max_requests=1) as server:
-            monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.1)
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
             assert b"408" in await reader.readline()
             writer.close()
-            monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 3600)
-            server.finish.set()
-            assert (await server.post()).status_code == 200
+            await server.at_work(0)
 
     run(scenario())
 

@@ -136,6 +136,11 @@ class ServeConfig:
         "open connections at most; the one that waits longest for a request makes room for the next",
         unit="N",
     )
+    client_timeout_s: float = _setting(
+        60.0,
+        "time for a client to send a request's head, to send its body, and to take each 48 KiB of its answer",
+        unit="SECONDS",
+    )
     max_num_queued_reqs: int | None = _setting(
         None,
         "requests at work or waiting at most, the next one gets 429; default: twice what the KV cache holds",
@@ -164,6 +169,7 @@ class ServeConfig:
         self._check("decode_timeout_s", 0.1, 600)
         self._check("max_body_mb", 0.01, 2000)
         self._check("max_connections", 2, 50_000)
+        self._check("client_timeout_s", 0.1, 3600)
         self._check("shutdown_timeout", 0, 3600)
         if self.max_num_queued_reqs is not None:
             self._check("max_num_queued_reqs", 1, 100_000)
@@ -214,6 +220,7 @@ class ServeConfig:
             max_body_bytes=int(self.max_body_mb * 1e6),
             max_requests=self.max_num_queued_reqs,
             max_connections=self.max_connections,
+            client_timeout_s=self.client_timeout_s,
             allowed_hosts=self.allowed_hosts,
         )
 
@@ -240,6 +247,7 @@ class GuardSettings:
     max_body_bytes: int
     max_requests: int | None
     max_connections: int
+    client_timeout_s: float  # for each: to send a head, to send a body, to take a piece of an answer
     allowed_hosts: str | None  # names, with commas
 
     _VARIABLE: ClassVar[str] = "PHI_VISION_GUARD"

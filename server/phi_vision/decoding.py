@@ -113,22 +113,24 @@ class DecoderPool:
         if share.spent:
             raise too_slow
         worker: subprocess.Popen[bytes] | None = getattr(self._of_thread, "worker", None)
-        if worker is None or worker.poll() is not None:
+        if worker is not None and worker.poll() is not None:
+            _end(worker)
+            worker = None
+        if worker is None:
             self._of_thread.worker = worker = self._start()
         try:
             with share.at_work(worker):
                 return _exchange(worker, data)
         except (OSError, EOFError) as error:
-            worker.kill()
+            code = _end(worker)
             if share.spent:
                 raise too_slow from error
             # The file itself is not logged: it is the client's.
-            logger.warning("a picture decoder ended with %s; another will start", worker.wait())
+            logger.warning("a picture decoder ended with %s; another will start", code)
             raise PictureRefused("its decoder crashed or ran out of memory") from error
         finally:
             if share.spent:  # it may have been killed just when it was done
-                worker.kill()
-                worker.wait()
+                _end(worker)
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -143,6 +145,16 @@ class DecoderPool:
             pipesize=_PIPE_BYTES,
             start_new_session=True,  # Ctrl-C is for the server to handle
         )
+
+
+def _end(worker: subprocess.Popen[bytes]) -> int:
+    """Kill it and close its pipes; its exit code."""
+    worker.kill()
+    for pipe in (worker.stdin, worker.stdout):
+        assert pipe is not None
+        with contextlib.suppress(OSError):  # what was still to be sent to it
+            pipe.close()
+    return worker.wait()
 
 
 def _exchange(worker: subprocess.Popen[bytes], data: bytes) -> Image.Image:

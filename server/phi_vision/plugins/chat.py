@@ -148,7 +148,9 @@ async def show_tasks() -> JSONResponse:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": _SCHEMA_REF.format(model="ChatCompletionRequest")}}},
+            "content": {
+                "application/json": {"schema": {"$ref": _SCHEMA_REF.format(model="ChatCompletionRequest")}}
+            },
         }
     },
 )

@@ -25,8 +25,6 @@ from vllm.entrypoints.launchers.launcher import NoSignalServer
 from phi_vision import descriptors
 from phi_vision.errors import RequestError
 
-HEAD_TIMEOUT_S = 30.0  # from a connection's beginning, or a head's first byte, to the end of the head
-READ_TIMEOUT_S = 60.0  # for a client to take what it was sent, 48 KiB at a time
 MAX_HEAD_BYTES = 65_536  # of a head; also of what is neither head nor body, such as trailers
 
 logger = logging.getLogger("vllm.phi_vision.connections")
@@ -72,13 +70,18 @@ class _Timer:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, with limits on what a client sends before a request and on how it reads."""
+    """uvicorn's connection, with limits on what a client sends before a request and on how it reads.
+
+    A client has `client_timeout_s` from a connection's beginning, or a head's first byte, to the end of the
+    head; and as much to take what it was sent, 48 KiB at a time.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waiting_since: float | None = None  # the loop's time; None while a request is at work
-        self._head_timer = _Timer(self.loop, HEAD_TIMEOUT_S, self.abort)
-        self._read_timer = _Timer(self.loop, READ_TIMEOUT_S, self.abort)
+        timeout_s: float = cast(FastAPI, self.config.app).state.phi_vision_client_timeout_s
+        self._head_timer = _Timer(self.loop, timeout_s, self.abort)
+        self._read_timer = _Timer(self.loop, timeout_s, self.abort)
         self._overhead = 0  # bytes since the last head or piece of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -166,9 +169,7 @@ class GuardedServer(NoSignalServer):
             self._connecting -= 1
             self._publish_load()
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEAD_TIMEOUT_S):  # a TLS handshake takes as long as its client likes
-                await super()._connect(loop, conn)
+        await super()._connect(loop, conn)  # asyncio gives a TLS handshake 60 s
 
     def _evict(self) -> bool:
         connections = [c for c in self.server_state.connections if isinstance(c, Connection)]

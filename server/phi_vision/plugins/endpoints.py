@@ -53,6 +53,7 @@ class TaskEndpoints:
         hosts = origins.allowed_hosts(guard.allowed_hosts, args.host, keyed=bool(keys))
         app.add_middleware(origins.OriginGuard, hosts=hosts, origins=args.allowed_origins)
         app.state.phi_vision_max_connections = connections.connection_cap(guard.max_connections)
+        app.state.phi_vision_client_timeout_s = guard.client_timeout_s
         connections.install()
         app.add_exception_handler(RequestError, _render)
         error_messages.install()

@@ -19,7 +19,6 @@ from phi_vision.plugins.lifecycle import Lifecycle
 
 READING = ("GET", "HEAD", "OPTIONS")  # methods that bring no work
 
-BODY_TIMEOUT_S = 60  # to send a request's body
 INLINE_BYTES = 50_000  # a body up to here is parsed at once, a larger one in a thread
 
 PRIORITY = "x-vllm-priority"  # a header
@@ -41,7 +40,9 @@ class RequestLimits:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._max_bytes = GuardSettings.from_environment().max_body_bytes
+        settings = GuardSettings.from_environment()
+        self._max_bytes = settings.max_body_bytes
+        self._timeout_s = settings.client_timeout_s
         self._parser = ThreadPoolExecutor(1, "phi-vision-body")  # one at a time: each can take much memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,12 +57,12 @@ class RequestLimits:
         with lifecycle.one_request():
             try:
                 _check_priority(Headers(scope=scope))
-                async with asyncio.timeout(BODY_TIMEOUT_S):
+                async with asyncio.timeout(self._timeout_s):
                     body = await self._read(Headers(scope=scope), receive)
                 if body:
                     scope[PARSED] = await self._checked(body, scope)
             except TimeoutError:
-                error = RequestError(f"the body took longer than {BODY_TIMEOUT_S} s", status=408)
+                error = RequestError(f"the body took longer than {self._timeout_s:g} s", status=408)
                 await error_response(error)(scope, receive, send)
             except RequestError as error:
                 await error_response(error)(scope, receive, send)
