@@ -35,7 +35,7 @@ help:  ## this list
 
 # Before the download: a driver that is too old for the CUDA that torch brings.
 CHECK_DRIVER = PYTHONPATH=server $(PYTHON) -c \
-	"import sys; from phi_vision.hardware import driver_fault; sys.exit(driver_fault())"
+	"import sys; from phi_vision.planning.hardware import driver_fault; sys.exit(driver_fault())"
 
 # Compiled now, because the server imports vLLM in three processes on each start.
 $(STAMP): pyproject.toml server/constraints/$(ACCEL).txt server/constraints/cpu-overrides.txt
@@ -84,16 +84,16 @@ bench: $(STAMP) $(BENCH)/.ready  ## measure, ARGS="--quick"; see benchmarks/READ
 	@PYTHONPATH=server $(BENCH)/bin/python benchmarks/run.py --python $(BIN)/python $(ARGS)
 
 fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
-	FUZZ_FACTOR=30 FUZZ_RANDOM=1 $(BIN)/python -m pytest tests/test_limits.py tests/test_pictures_hostile.py --timeout 3600 $(ARGS)
+	FUZZ_FACTOR=30 FUZZ_RANDOM=1 $(BIN)/python -m pytest tests/engine/test_limits.py tests/unit/test_pictures_hostile.py --timeout 3600 $(ARGS)
 
 train-demo: $(STAMP)  ## train the demo model from nothing into RUN; an hour or two on a CPU
-	$(BIN)/python -m demo_model.train --out $(or $(RUN),demo_run) $(ARGS)
+	PYTHONPATH=server $(BIN)/python -m demo_training.train --out $(or $(RUN),demo_run) $(ARGS)
 
 card-demo: $(BENCH)/.ready  ## draw the curves of the demo's training log into its model card
-	$(BENCH)/bin/python -m demo_model.card benchmarks/results/demo_training.jsonl server/phi_vision/demo
+	PYTHONPATH=server $(BENCH)/bin/python -m demo_training.card benchmarks/results/demo_training.jsonl server/phi_vision/demo
 
 eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on, through the served stack
-	@$(BIN)/python -m demo_model.exam $(ARGS)
+	@PYTHONPATH=server $(BIN)/python -m demo_training.exam $(ARGS)
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
 	$(BIN)/python benchmarks/soak.py $(ARGS)

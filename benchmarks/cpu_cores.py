@@ -25,8 +25,8 @@ import drawing
 import machine
 import workloads
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from serving import Server, running_server
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.serving import Server, running_server
 
 RESERVED = ("1", "0")  # cores kept back: vLLM's default, and none
 FLAGS = ("--model", "demo", "--max-model-len", "8192")

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from phi_vision.checkpoint import DEMO_FOLDER
-from phi_vision.hardware import this_machine
+from phi_vision.planning.checkpoint import DEMO_FOLDER
+from phi_vision.planning.hardware import this_machine
 from PIL import Image
 
 GIB = 1 << 30

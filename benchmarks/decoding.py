@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from phi_vision.decoding import DecoderPool
-from phi_vision.pictures import PictureLimits, decode
+from phi_vision.media.decode import PictureLimits, decode
+from phi_vision.media.worker_pool import DecoderPool
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from pictures import encoded, reference_picture
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.support.pictures import encoded, reference_picture
 
 LIMITS = PictureLimits(max_pixels=50_000_000)
 SIZES = {"800x600": 21, "4000x3000": 7, "8000x6000": 3}  # pixels -> repetitions

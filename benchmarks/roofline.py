@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from phi_vision.crops import CropPolicy
+from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import crop_grid
 from workloads import WORKLOADS
 

@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from serving import Server, running_server
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.serving import Server, running_server
 
 MODES = ("per-request", "long")
 FLAGS = ("--model", "demo", "--max-model-len", "16384")

@@ -26,10 +26,10 @@ import httpx
 import openai
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from mutations import mutated_files
-from pictures import data_url, image_part, reference_picture, user
-from serving import Server, running_server
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.support.mutations import mutated_files
+from tests.support.pictures import data_url, image_part, reference_picture, user
+from tests.support.serving import Server, running_server
 
 CAPACITY = 6  # requests that the server takes at a time
 CLIENTS = 2 * CAPACITY

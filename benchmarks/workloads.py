@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import drawing
-from phi_vision.tasks import PRESETS
+from phi_vision.tasks.presets import PRESETS
 from PIL import Image
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from serving import PATIENCE_S, Server, starting_server, wait_until_ready
-from stub_server import StubServer, running_stub
+
+from tests.support.serving import PATIENCE_S, Server, starting_server, wait_until_ready
+from tests.support.stub_server import StubServer, running_stub
 
 # By default httpx gives up after five seconds, which any answer may take on a busy machine.
 _patience = inspect.signature(httpx.get).parameters["timeout"].default

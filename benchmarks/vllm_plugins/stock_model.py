@@ -15,7 +15,7 @@ import torch
 from float_reference import process
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import num_image_tokens
-from phi_vision.plugins import GENERAL_PLUGIN
+from phi_vision.plugin_names import GENERAL_PLUGIN
 from PIL import Image
 from transformers import AutoConfig, BatchFeature
 from vllm import ModelRegistry

@@ -2,6 +2,6 @@
 
 import sys
 
-from phi_vision.cli import main
+from phi_vision.cli.main import main
 
 sys.exit(main())

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
-from phi_vision.crops import CropPolicy
 from phi_vision.errors import UsageError
+from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import MAX_NUM_CROPS
-from phi_vision.profiles import PROFILE_NAMES
-from phi_vision.rope_mode import SHORT_WINDOW
+from phi_vision.model.rope_mode import SHORT_WINDOW
+from phi_vision.planning.profiles import PROFILE_NAMES
 
 PUBLISHED_MODEL = "microsoft/Phi-3.5-vision-instruct"
 SERVED_NAME = "phi-3.5-vision"

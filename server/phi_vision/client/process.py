@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -18,12 +19,13 @@ import httpx
 from phi_vision.client.chat import Server
 from phi_vision.client.text import one_line
 from phi_vision.errors import UsageError
-from phi_vision.parent_watch import tie_to_parent
-from phi_vision.start_phase import announced_port
+from phi_vision.processes import tie_to_parent
 
 _PROBE_TIMEOUT_S = 1.0
 _START_TIMEOUT_S = 1800.0  # it may have to download the weights first
 _LOG_BYTES = 1 << 16  # read of the log's top, and of its end
+
+_SUMMARY_LINE = re.compile(r"^  listening +https?://\S+:(\d+)/v1$", re.MULTILINE)
 
 
 @contextmanager
@@ -58,6 +60,12 @@ def own_server(
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def announced_port(said: str) -> int | None:
+    """The port in what a server said, once its summary is there."""
+    line = _SUMMARY_LINE.search(said)
+    return None if line is None else int(line[1])
 
 
 def _command(*flags: str) -> list[str]:

@@ -26,7 +26,7 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 
-from phi_vision.model import rope
+from phi_vision.model import rope_table
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import CROP_PX
 from phi_vision.model.hd import normalization, views
@@ -131,9 +131,9 @@ class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
             cpu_seeds.install()
         self._long_offset = 0
         if config.longrope_per_request:
-            self._long_offset = rope.hold_both_modes(self.language_model)
+            self._long_offset = rope_table.hold_both_modes(self.language_model)
             if not vllm_config.use_v2_model_runner:
-                rope.ask_again_on_resumption()
+                rope_table.ask_again_on_resumption()
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     @property
@@ -150,8 +150,8 @@ class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
     ) -> tuple[torch.Tensor, int]:
-        """Where in the rotary table a request reads: see `rope.positions`."""
-        return rope.positions(len(input_tokens), self._long_offset)
+        """Where in the rotary table a request reads: see `rope_table.positions`."""
+        return rope_table.positions(len(input_tokens), self._long_offset)
 
     def forward(
         self,

@@ -28,7 +28,7 @@ from vllm.multimodal.processing.processor import (
     cached_encode,
 )
 
-from phi_vision.crops import CropPolicy
+from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import CROP_PX, canvas_tokens, num_image_tokens
 from phi_vision.model.hd import resize_and_pad
 

@@ -1,0 +1,115 @@
+"""The `phi-vision` command. Imports nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from phi_vision.cli.plan import SETTINGS, show_plan
+from phi_vision.client.text import visible
+from phi_vision.config import DEVICES, PUBLISHED_MODEL, ServeConfig, setting_metadata
+from phi_vision.errors import PhiVisionError
+from phi_vision.planning.hardware import GPU_NAMES
+from phi_vision.tasks.presets import PRESETS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; `--help` and the README are made from it."""
+    top = argparse.ArgumentParser(prog="phi-vision", description="Self-host Phi-3.5-vision on vLLM.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve the model behind an OpenAI-compatible API",
+        description="Serve the model behind an OpenAI-compatible API.",
+        epilog="Any other flag goes to `vllm serve` as it is, and wins over ours.",
+        allow_abbrev=False,
+    )
+    _add_settings(serve, tuple(setting_metadata()))
+
+    plan = commands.add_parser(
+        "plan",
+        help="show what fits into the memory of this machine's device or of a named GPU",
+        description="Show what fits into the memory of this machine's device or of a named GPU.",
+        allow_abbrev=False,
+    )
+    plan.add_argument("--gpu", choices=GPU_NAMES, help="a GPU by name; it need not be in this machine")
+    plan.add_argument("--vram", type=float, metavar="GIB", help="a GPU by its memory, with --capability")
+    plan.add_argument("--capability", metavar="X.Y", help="its CUDA compute capability, for example 8.6")
+    plan.add_argument(
+        "--model",
+        default=PUBLISHED_MODEL,
+        metavar="ID|PATH",
+        help="'demo', a hub id or a folder (default: %(default)s)",
+    )
+    _add_settings(plan, SETTINGS)
+    plan.add_argument("--json", action="store_true", help="all terms in bytes, for machines")
+
+    predict = commands.add_parser(
+        "predict",
+        help="run one task on pictures, through a running server or an engine of its own",
+        description="Run one task on pictures, through a running server or an engine of its own.",
+        allow_abbrev=False,
+    )
+    predict.add_argument(
+        "--image", action="append", required=True, metavar="PATH_OR_URL", help="a picture; repeat for several"
+    )
+    predict.add_argument("--task", choices=tuple(PRESETS), default="caption", help="(default: %(default)s)")
+    predict.add_argument(
+        "--prompt", metavar="TEXT", help="the question (vqa), or instead of the preset's prompt"
+    )
+    predict.add_argument("--output", metavar="FILE", help="write here instead of to the terminal")
+    predict.add_argument("--format", choices=("txt", "json"), default="txt", help="(default: %(default)s)")
+    predict.add_argument(
+        "--device", choices=DEVICES, default="auto", help="for an engine of its own (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="a running server; default $OPENAI_BASE_URL, else one on the default port, which gets no "
+        "$OPENAI_API_KEY, else an own engine",
+    )
+    return top
+
+
+def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """The flags of these fields of `ServeConfig`."""
+    for name, (kind, default, metadata) in setting_metadata().items():
+        if name not in names:
+            continue
+        shown = "" if default in (None, "") else " (default: %(default)s)"
+        command.add_argument(
+            "--" + name.replace("_", "-"),
+            type=kind,
+            default=default,
+            choices=metadata["choices"],
+            metavar=metadata["unit"] or None,
+            help=metadata["help"] + shown,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 2 when the user can mend what is wrong, else 3."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if rest and options.command != "serve":
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        if options.command == "serve":
+            from phi_vision.cli.serve import serve
+
+            settings = {name: getattr(options, name) for name in setting_metadata()}
+            serve(ServeConfig(**settings, vllm_args=tuple(rest)))
+        elif options.command == "plan":
+            show_plan(options)
+        else:
+            from phi_vision.cli.predict import predict
+
+            predict(options)
+    except KeyboardInterrupt:
+        return 130
+    except PhiVisionError as error:
+        print(visible(f"phi-vision {options.command}: {error}"), file=sys.stderr)
+        return error.exit_code
+    return 0

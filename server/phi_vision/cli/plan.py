@@ -1,0 +1,141 @@
+"""`phi-vision plan`: what fits on this machine's device or a named GPU, on one screen. Starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from phi_vision.config import PUBLISHED_MODEL, ServeConfig
+from phi_vision.errors import UsageError
+from phi_vision.planning import planner
+from phi_vision.planning.hardware import GIB, Device, named_gpu, this_machine
+from phi_vision.planning.memory import PICTURE_PX, PICTURE_TEXT_TOKENS, MemoryPlan
+from phi_vision.planning.planner import Option
+
+# Settings of `serve` that the plan depends on, in the order of the printed command line.
+SETTINGS = ("profile", "max_model_len", "num_crops", "num_crops_multi", "gpu_memory_utilization")
+
+
+def show_plan(options: argparse.Namespace) -> None:
+    """Run the command with parsed `options` (see `cli`).
+
+    Raises:
+        UsageError: flags that exclude one another, or no setting fits (after printing the table).
+    """
+    device = _device(options)
+    config = ServeConfig(**{name: getattr(options, name) for name in SETTINGS})
+    model_path = _model_path(options.model)
+    found = planner.options(config, device, planner.dimensions_of(model_path))
+    chosen = next((option for option in found if option.plan.fits), None)
+    if options.json:
+        print(json.dumps(_as_json(device, model_path, config, found, chosen), indent=2))
+    else:
+        print(_as_text(device, model_path, config, found, chosen))
+    if chosen is None:
+        raise UsageError(planner.refusal(found, device))
+
+
+def commands(option: Option, config: ServeConfig, device: Device, model_path: str) -> dict[str, str]:
+    """The command lines that serve this option: ours, and plain vLLM's with phi-vision installed."""
+    config = replace(config, profile=option.profile, max_model_len=option.plan.max_model_len)
+    ours = ["phi-vision", "serve"]
+    if model_path != PUBLISHED_MODEL:
+        ours += ["--model", model_path]
+    for name in SETTINGS:
+        value = getattr(config, name)
+        if value != getattr(ServeConfig, name):
+            ours += ["--" + name.replace("_", "-"), str(value)]
+    theirs = ["vllm", "serve", model_path, *planner.engine_arguments(option, config, device)]
+    if config.most_crops != ServeConfig.num_crops:
+        theirs += ["--mm-processor-kwargs", json.dumps(vars(config.crop_policy))]
+    environment = [f"{k}={v}" for k, v in planner.engine_environment(option, device).items()]
+    return {"phi-vision": shlex.join(ours), "vllm": shlex.join([*environment, *theirs])}
+
+
+def _device(options: argparse.Namespace) -> Device:
+    if (options.vram is None) != (options.capability is None):
+        raise UsageError("--vram and --capability go together")
+    if options.gpu and options.vram is not None:
+        raise UsageError("--gpu names a GPU, --vram describes one: give one of them")
+    if options.gpu:
+        return named_gpu(options.gpu)
+    if options.vram is None:
+        return this_machine()
+    capability = re.fullmatch(r"(\d+)\.(\d+)", options.capability)
+    if capability is None or not (math.isfinite(options.vram) and options.vram > 0):
+        raise UsageError("--vram takes GiB above zero, --capability major.minor, for example 8.6")
+    major, minor = (int(part) for part in capability.groups())
+    return Device("cuda", f"a GPU of {options.vram:g} GiB", round(options.vram * GIB), (major, minor))
+
+
+def _model_path(wanted: str) -> str:
+    if wanted != "demo":
+        return wanted
+    from phi_vision.planning.checkpoint import DEMO_FOLDER
+
+    return str(DEMO_FOLDER)
+
+
+def _as_text(
+    device: Device, model_path: str, config: ServeConfig, found: Sequence[Option], chosen: Option | None
+) -> str:
+    first = found[0].plan
+    capability = f", compute capability {'.'.join(map(str, device.capability))}" if device.capability else ""
+    free = ", all that is free now" if planner.is_held_back(config, device) else ""
+    lines = [
+        f"{device.name}: {device.memory_bytes / GIB:.1f} GiB{capability}; "
+        f"the server may take {first.budget_bytes / GIB:.1f}{free}",
+        f"{model_path}, context of {first.max_model_len:,} tokens, "
+        f"up to {config.most_crops} crops; sizes in GiB",
+        "",
+        f"  {'profile':<9} {'weights':<13} {'KV cache':<19} {'text':>5} {'vision':>6} {'activ.':>6} "
+        f"{'runtime':>7} {'KV':>6} {'KiB/token':>9} {'longest':>8} {'pictures':>8}",
+        *(_row(option, option is chosen) for option in found),
+        "",
+    ]
+    shown = chosen or max(found, key=lambda option: option.plan.longest_context)
+    lines.append(_picture_line(shown.plan, config))
+    if chosen is None:
+        return "\n".join(lines)
+    lines += [f"> {planner.chosen_line(chosen)}", *(f"  {reason}" for reason in chosen.plan.reasons), ""]
+    lines += [f"  {line}" for line in commands(chosen, config, device, model_path).values()]
+    return "\n".join(lines)
+
+
+def _row(option: Option, is_chosen: bool) -> str:
+    plan = option.plan
+    sizes = (plan.text_weights_bytes, plan.vision_weights_bytes, plan.activations_bytes, plan.runtime_bytes)
+    text, vision, activations, runtime = (f"{size / GIB:.2f}" for size in sizes)
+    return (
+        f"{'>' if is_chosen else ' '} {option.profile:<9} {plan.weights:<13} {plan.kv_dtype:<19} "
+        f"{text:>5} {vision:>6} {activations:>6} {runtime:>7} {plan.kv_available_bytes / GIB:>6.2f} "
+        f"{plan.kv_bytes_per_token / 1024:>9g} {plan.longest_context:>8,} {plan.pictures_at_once:>8}"
+    )
+
+
+def _picture_line(plan: MemoryPlan, config: ServeConfig) -> str:
+    width, height = PICTURE_PX
+    return (
+        f"an {width}x{height} picture at {config.most_crops} crops = "
+        f"{plan.picture_tokens:,} tokens = {plan.picture_kv_bytes / 2**20:.0f} MiB of KV as {plan.kv_dtype}; "
+        f"{plan.pictures_at_once} such requests run at once, with {PICTURE_TEXT_TOKENS} tokens of text each"
+    )
+
+
+def _as_json(
+    device: Device, model_path: str, config: ServeConfig, found: Sequence[Option], chosen: Option | None
+) -> dict[str, Any]:
+    return {
+        "device": vars(device),
+        "model": model_path,
+        "plans": [option.to_json() for option in found],
+        "chosen": found.index(chosen) if chosen else None,
+        "quality_cost": chosen.setting.quality if chosen else None,
+        "commands": commands(chosen, config, device, model_path) if chosen else None,
+    }

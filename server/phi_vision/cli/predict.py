@@ -1,0 +1,188 @@
+"""`phi-vision predict`: one task on pictures, through a server, or through an engine started for it.
+
+What is printed is made harmless for a terminal (`client.text`), also where it goes into a pipe; `--output`
+gets the text as it came, and JSON is exact in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from phi_vision.client.chat import Answer, KeyWanted, Server, ask, served_models
+from phi_vision.client.images import Input, load
+from phi_vision.client.output import check_writable, write_whole
+from phi_vision.client.process import own_server
+from phi_vision.client.text import one_line, visible
+from phi_vision.config import DEMO_NAME, ServeConfig
+from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.planning.hardware import find_device
+from phi_vision.tasks.presets import PRESETS
+
+_PROBE_TIMEOUT_S = 1.0
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Run the command with parsed `options` (see `cli`).
+
+    Raises:
+        UsageError: anything that the user can mend, in one line.
+        PhiVisionError: the server failed, or its answer is not understood.
+    """
+    with _stopped_by_signals():
+        _predict(options)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    if options.device != "auto":
+        find_device(options.device)
+    preset = PRESETS[options.task]
+    if preset.prompt is None and not options.prompt:
+        raise UsageError(f"--task {options.task} needs a question: add --prompt")
+    output = Path(options.output) if options.output else None
+    if output is not None:
+        check_writable(output)
+    pictures = [load(name) for name in options.image]
+    streams = output is None and options.format == "txt"
+    started_s = time.perf_counter()
+    with _server(options.base_url, options.device) as server:
+        model = _model_for(server, options.task)
+        answer = _ask(server, model, options.prompt, pictures, streams=streams)
+    if answer.model == DEMO_NAME:
+        _note("answered by the DEMO model: it reads printed capitals and names plain shapes, nothing else")
+    if streams:
+        return
+    if options.format == "json":
+        result = {
+            "text": answer.text,
+            "task": options.task,
+            "prompt": options.prompt or preset.prompt,
+            "model": answer.model,
+            "images": [
+                {"name": p.name, "width": p.width, "height": p.height, "crops": crops, "tokens": tokens}
+                for p, crops, tokens in zip(pictures, answer.num_crops, answer.image_tokens, strict=True)
+            ],
+            "usage": answer.usage,
+            "finish_reason": answer.finish_reason,
+            "seconds": round(time.perf_counter() - started_s, 3),
+        }
+        text = visible(json.dumps(result, indent=2, ensure_ascii=False)) + "\n"
+    else:
+        text = answer.text + "\n"
+    if output is None:
+        _print(text)
+    else:
+        write_whole(output, text)
+
+
+@contextmanager
+def _server(base_url: str | None, device: str) -> Iterator[Server]:
+    """The server asked for, one on the default port, or one started for this.
+
+    Only the first gets the user's key: anybody may listen on the default port.
+    """
+    named = base_url or os.environ.get("OPENAI_BASE_URL")
+    if named:
+        yield Server(named, os.environ.get("OPENAI_API_KEY"), named=True)
+        return
+    default = Server(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
+    if _is_ours(default):
+        _note(f"using the server at {default.base_url}")
+        yield default
+    else:
+        with own_server(device, note=_note) as own:
+            yield own
+
+
+def _is_ours(server: Server) -> bool:
+    """Whether a server that knows our tasks is there."""
+    try:
+        names = served_models(server, _PROBE_TIMEOUT_S)
+    except KeyWanted:
+        raise  # better than a second model in the same memory
+    except PhiVisionError:
+        return False
+    return any(name.rpartition(":")[2] in PRESETS for name in names)
+
+
+def _model_for(server: Server, task: str) -> str:
+    """The name under which the server does this task, whatever its operator calls the model."""
+    names = served_models(server)
+    for name in names:
+        if name.endswith(f":{task}"):
+            return name
+    known = one_line(", ".join(names)) or "nothing"
+    raise UsageError(f"the server at {server.base_url} has no model for the task {task}; it serves {known}")
+
+
+def _ask(
+    server: Server, model: str, prompt: str | None, pictures: Sequence[Input], *, streams: bool
+) -> Answer:
+    """Send the request; show the text as it comes if asked to."""
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": picture.url}} for picture in pictures
+    ]
+    if prompt:
+        content.append({"type": "text", "text": prompt})
+    if not streams:
+        return ask(server, model, content, len(pictures))
+    shown = False
+
+    def show(piece: str) -> None:
+        nonlocal shown
+        shown = shown or bool(piece)
+        _print(piece)
+
+    try:
+        answer = ask(server, model, content, len(pictures), show)
+    except BaseException:
+        if shown:
+            _print("\n")
+        raise
+    _print("\n")
+    return answer
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """An own engine and a draft go with the command, also when it is told to stop or the terminal goes."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    taken = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _print(text: str) -> None:
+    """To stdout, in whatever encoding it has."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        sys.stdout.write(visible(text))
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        if isinstance(error, BrokenPipeError):  # `| head`
+            raise SystemExit(128 + signal.SIGPIPE) from error
+        raise UsageError(f"cannot write the answer: {error.strerror}") from error
+
+
+def _note(text: str, end: str = "\n") -> None:
+    """A word to the user beside the answer."""
+    print(f"phi-vision: {text}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Pictures of strangers: fetched, bounded, and decoded in processes that may die."""

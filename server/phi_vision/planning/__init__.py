@@ -1,0 +1,1 @@
+"""What fits on a device and how the engine is launched. Imports neither torch nor vLLM."""

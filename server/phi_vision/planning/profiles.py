@@ -1,0 +1,107 @@
+"""Which weights and KV cache to run with: named profiles, and what each choice costs in quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from phi_vision.model.dimensions import PHI_3_5_VISION
+from phi_vision.planning.hardware import Device
+
+QUALITY_SECTION = "README.md, 'What quantization costs'"
+
+_WEIGHTS_QUALITY = {
+    "bf16": "",
+    "fp8_per_block": "8-bit weights",
+    "mxfp4": "4-bit weights, not calibrated: not measured, expect visible loss",
+}
+_KV_QUALITY = {
+    "bf16": "",
+    "fp8_e4m3": "8-bit KV without scales, attention off by 3 to 24 % on random data",
+    "int8_per_token_head": "8-bit KV, gsm8k 0.834 -> 0.806 on Phi-3-mini",
+    "int4_per_token_head": "4-bit KV, gsm8k 0.834 -> 0.800 on Phi-3-mini",
+}
+
+# CUDA compute capability from which vLLM has the kernels, where that is not 7.5.
+_WEIGHTS_CAPABILITY = {"mxfp4": (8, 0)}
+_KV_CAPABILITY = {"fp8_e4m3": (8, 9)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to hold the text weights and the KV cache; names of `memory_plan`."""
+
+    weights: str
+    kv_dtype: str
+
+    @property
+    def label(self) -> str:
+        """For people: `fp8_per_block weights, int4_per_token_head KV`."""
+        return f"{self.weights} weights, {self.kv_dtype} KV"
+
+    @property
+    def quality(self) -> str:
+        """What it costs, in a few words."""
+        costs = filter(None, (_WEIGHTS_QUALITY[self.weights], _KV_QUALITY[self.kv_dtype]))
+        return ", ".join(costs) or "none, as published"
+
+    def runs_on(self, device: Device) -> bool:
+        """Whether vLLM has the kernels for it on this device.
+
+        Source: `online/base.py`, `scaled_mm/marlin.py` (from compute capability 7.5 on; mxfp4 only in
+        bfloat16, which begins at 8.0), `triton_attn.py` and `cpu_attn.py` (the KV dtypes of each).
+        """
+        if device.kind == "cpu":
+            return self.weights == "bf16" and self.kv_dtype in ("bf16", "fp8_e4m3")
+        if self == _PUBLISHED:
+            return True
+        needed = max(_WEIGHTS_CAPABILITY.get(self.weights, (7, 5)), _KV_CAPABILITY.get(self.kv_dtype, (7, 5)))
+        return (device.capability or (0, 0)) >= needed
+
+    def attention_backend(self, device: Device) -> str:
+        """The kernels that read this KV cache; on a GPU only Triton's read a quantized one."""
+        quantized = self.kv_dtype != "bf16"
+        return "TRITON_ATTN" if device.kind == "cuda" and quantized else device.attention_backend
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings in order of accuracy, the most accurate first; the first that fits is taken."""
+
+    settings: tuple[Setting, ...]
+    max_model_len: int = PHI_3_5_VISION.max_position  # tokens: the default and the most it allows
+
+
+_PUBLISHED = Setting("bf16", "bf16")
+
+PROFILES: Mapping[str, Profile] = {
+    # As published, within the window of the short rotary factors.
+    "faithful": Profile((_PUBLISHED,), PHI_3_5_VISION.original_max_position),
+    # Nothing below eight bits.
+    "balanced": Profile(
+        (
+            _PUBLISHED,
+            Setting("fp8_per_block", "bf16"),
+            Setting("bf16", "int8_per_token_head"),
+            Setting("fp8_per_block", "int8_per_token_head"),
+            Setting("bf16", "fp8_e4m3"),
+        )
+    ),
+    # The KV cache in four bits.
+    "long": Profile(
+        (
+            Setting("bf16", "int4_per_token_head"),
+            Setting("fp8_per_block", "int4_per_token_head"),
+            Setting("mxfp4", "int4_per_token_head"),
+        )
+    ),
+}
+PROFILE_NAMES = ("auto", *PROFILES)
+
+
+def candidates(profile: str, device: Device) -> list[tuple[str, Setting]]:
+    """(profile, setting) pairs to try on this device, in order; `auto` tries all profiles."""
+    names = tuple(PROFILES) if profile == "auto" else (profile,)
+    pairs = [(name, s) for name in names for s in PROFILES[name].settings if s.runs_on(device)]
+    # fp8 without scales stands in for int8 on CPUs, which do not have that; elsewhere it only costs.
+    return [(name, s) for name, s in pairs if s.kv_dtype != "fp8_e4m3" or device.kind == "cpu"]

@@ -1,0 +1,1 @@
+"""Structured outputs: each grammar is bounded and tried before the engine sees it."""

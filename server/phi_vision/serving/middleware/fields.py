@@ -1,0 +1,157 @@
+"""Fields that a route of vLLM's would ignore or break on: refused, on every route, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, get_args
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from vllm.config import VllmConfig
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+from phi_vision.errors import RequestError
+from phi_vision.tasks import presets
+
+CHAT = "/v1/chat/completions"
+_RESPONSES = "/v1/responses"
+_SCALE = "/scale_elastic_ep"  # fails with a 500 where it is not set up
+_INVOCATIONS = "/invocations"  # takes a chat or a completion, and declares neither
+
+# Clients send them the request that they mean to make; how it is to be sampled does not matter there.
+_COUNTING = ("/tokenize", "/v1/messages/count_tokens")
+
+# What vLLM itself puts among the extra arguments, and then reads without looking at its type.
+_RESERVED_XARGS = ("kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode")
+
+
+class FieldRules:
+    """Which fields each route may be sent; one object for all requests."""
+
+    def __init__(self, app: FastAPI, config: VllmConfig, served_names: Collection[str]) -> None:
+        self._known = {route: _fields(models) for route, models in _models(app).items()}
+        self._known[_INVOCATIONS] = _fields([ChatCompletionRequest, CompletionRequest])
+        for path in _COUNTING:
+            self._known[path] |= frozenset(ChatCompletionRequest.model_fields) - {"mm_processor_kwargs"}
+        self._task_names = frozenset(
+            name for name in served_names if name.rpartition(":")[2] in presets.PRESETS
+        )
+        self._transfers = {
+            "kv_transfer_params": config.kv_transfer_config is not None,
+            "ec_transfer_params": config.ec_transfer_config is not None,
+        }
+        self._scales = config.parallel_config.enable_elastic_ep
+
+    def check(self, path: str, body: Mapping[str, Any]) -> None:
+        """Check the body of a request to the route at this path.
+
+        Raises:
+            RequestError: naming the field at fault.
+        """
+        if path == _SCALE and not self._scales:
+            raise RequestError("this server does not scale: it was started without --enable-elastic-ep")
+        self._check_transfers(body)
+        _check_grammar(body)
+        if path != CHAT:
+            self._check_other_route(path, body)
+        if path == _RESPONSES:
+            _check_items(body.get("input"))
+
+    def _check_other_route(self, path: str, body: Mapping[str, Any]) -> None:
+        model = body.get("model")
+        if isinstance(model, str) and model in self._task_names:
+            raise RequestError(f"the tasks of {model!r} are served by {CHAT} alone", param="model")
+        known = self._known.get(path)
+        for name in body:
+            only_there = name == "task" or (known is not None and name not in known)
+            if only_there and _asks_for_something(name, body[name]):
+                raise RequestError(f"{name!r} is a field of {CHAT}, not of {path}", param=name)
+        for name in ("messages", "input"):
+            if _is_container(body.get(name)):
+                _check_details(body[name], name)
+
+    def _check_transfers(self, body: Mapping[str, Any]) -> None:
+        for name, configured in self._transfers.items():
+            if body.get(name) and not configured:
+                raise RequestError(f"{name} needs a server with a connector for them", param=name)
+        extra = body.get("vllm_xargs")
+        for name in _RESERVED_XARGS:
+            if isinstance(extra, dict) and name in extra:
+                raise RequestError(f"vllm_xargs cannot hold {name!r}", param=f"vllm_xargs.{name}")
+
+
+def _models(app: FastAPI) -> dict[str, list[type[BaseModel]]]:
+    """The request models of each POST route."""
+    found = {}
+    for route in app.routes:
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ()) and route.body_field:
+            annotation = route.body_field.field_info.annotation
+            candidates = get_args(annotation) or (annotation,)
+            models = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+            if models:
+                found[route.path] = models
+    return found
+
+
+def _fields(models: list[type[BaseModel]]) -> frozenset[str]:
+    names = {name for model in models for name in model.model_fields}
+    aliases = {field.alias for model in models for field in model.model_fields.values() if field.alias}
+    return frozenset(names | aliases)
+
+
+def _asks_for_something(name: str, value: Any) -> bool:
+    """Whether this is a field of the chat route with more than its default, which clients may repeat."""
+    if name == "task":
+        return value is not None
+    field = ChatCompletionRequest.model_fields.get(name)
+    return field is not None and value is not None and value != field.get_default(call_default_factory=True)
+
+
+def _check_details(value: Any, name: str) -> None:
+    for where, detail in _details(value, name, name):
+        if detail in ("low", "high"):
+            raise RequestError(f"{CHAT} alone honours it; here the detail is 'auto'", param=where)
+
+
+def _details(value: Any, where: str, key: str) -> Iterator[tuple[str, Any]]:
+    """The `detail` of each picture in chat messages or items of `input`."""
+    if isinstance(value, list):
+        pairs = [(f"{where}[{i}]", key, inner) for i, inner in enumerate(value) if _is_container(inner)]
+    else:
+        if "detail" in value and (key == "image_url" or "image_url" in value):
+            yield f"{where}.detail", value["detail"]
+        pairs = [(f"{where}.{name}", name, inner) for name, inner in value.items() if _is_container(inner)]
+    for inner_where, inner_key, inner in pairs:
+        yield from _details(inner, inner_where, inner_key)
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _check_grammar(body: Mapping[str, Any]) -> None:
+    """A grammar and a list of tokens together leave no token sooner or later: vLLM then answers with 500."""
+    asked = body.get("structured_outputs")
+    if asked is not None and not isinstance(asked, dict):
+        raise RequestError("structured_outputs must be an object", param="structured_outputs")
+    shape = body.get("response_format")
+    shaped = shape is not None and not (isinstance(shape, dict) and shape.get("type") == "text")
+    forced_tool = body.get("tool_choice") not in (None, "none", "auto")
+    if (asked or shaped or forced_tool) and body.get("allowed_token_ids"):
+        raise RequestError("it cannot be combined with structured outputs", param="allowed_token_ids")
+
+
+def _check_items(items: Any) -> None:
+    """Find the first item of no known kind.
+
+    Symptom: a body of 2 MB took 17 GB, and the server with it. Cause: pydantic writes 233 errors for each
+    item that is none of the kinds of `input`. Can go: when vLLM's model stops at the first bad item.
+    """
+    for i, item in enumerate(items if isinstance(items, list) else ()):
+        try:
+            ResponsesRequest.model_validate({"input": [item]})
+        except ValidationError as error:
+            raise RequestError(f"input[{i}] is of no known kind", param=f"input[{i}]") from error

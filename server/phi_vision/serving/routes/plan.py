@@ -1,0 +1,72 @@
+"""The memory plan against what vLLM then has: one log line on start, and `GET /v1/plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import State
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+
+from phi_vision.plugin_names import PLAN_VARIABLE
+
+router = APIRouter()
+logger = init_logger(f"vllm.{__name__}")  # below vLLM's own logger, which has the handlers
+
+
+def compare(plan: dict[str, Any] | None, vllm_config: VllmConfig) -> dict[str, Any]:
+    """Plan, what vLLM reports, and how far the plan is off.
+
+    Args:
+        plan: fields of `MemoryPlan`; None where memory was not planned.
+        vllm_config: as the engine has filled it in.
+    """
+    cache = vllm_config.cache_config
+    tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+    actual = {
+        "kv_blocks": cache.num_gpu_blocks,
+        "block_tokens": cache.block_size,
+        "kv_tokens": tokens,
+        "kv_dtype": cache.cache_dtype,
+        "concurrency": cache.kv_cache_max_concurrency,
+        "max_model_len": vllm_config.model_config.max_model_len,
+    }
+    if plan is None:
+        return {"plan": None, "actual": actual, "error_percent": None}
+    # vLLM tells its API process no bytes: these are its tokens at the planned size of each.
+    actual["kv_bytes"] = tokens * plan["kv_bytes_per_token"]
+    error_percent = round(100 * (plan["kv_tokens"] - tokens) / tokens, 2) if tokens else None
+    return {"plan": plan, "actual": actual, "error_percent": error_percent}
+
+
+def report(state: State, vllm_config: VllmConfig) -> None:
+    """Compare once, log it, and keep it for the route."""
+    text = os.environ.get(PLAN_VARIABLE)
+    compared = compare(json.loads(text) if text else None, vllm_config)
+    state.phi_vision_plan = compared
+    plan, actual = compared["plan"], compared["actual"]
+    if plan is None:
+        logger.info("no memory plan; KV cache: %s tokens", f"{actual['kv_tokens']:,}")
+        return
+    logger.info(
+        "memory plan: KV %.2f GiB, %s tokens, %.2f requests of %s at once; vLLM: %.2f GiB, %s tokens, %.2f; "
+        "the plan is off by %+.2f %%",
+        plan["kv_available_bytes"] / 2**30,
+        f"{plan['kv_tokens']:,}",
+        plan["concurrency"],
+        f"{plan['max_model_len']:,}",
+        actual["kv_bytes"] / 2**30,
+        f"{actual['kv_tokens']:,}",
+        actual["concurrency"],
+        compared["error_percent"],
+    )
+
+
+@router.get("/v1/plan")
+async def show_plan(raw_request: Request) -> JSONResponse:
+    """The memory plan that the server was started with, and what vLLM made of it."""
+    return JSONResponse(raw_request.app.state.phi_vision_plan)

@@ -1,0 +1,93 @@
+"""Why the engine did not start, as one line with a remedy instead of tracebacks of three processes.
+
+vLLM's engine fails in a process of its own, which logs the cause; the server only learns that it failed.
+So that process leaves the cause in a file that the launcher named. `--log-level debug` keeps the tracebacks.
+This can go once vLLM hands the cause to the server.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.planning import toolchain
+from phi_vision.planning.hardware import DRIVER_REMEDY
+
+VARIABLE = "PHI_VISION_START_FAULT"
+_LOGGED = ("EngineCore failed to start", "WorkerProc failed to start")
+# Loggers, not the handlers above them: on a GPU the engine's process is forked, so plugins do not load in it
+# again, and it sets vLLM's handlers up anew.
+_LOGGERS = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor")
+_MAX_CHARS = 600
+
+# What the cause looks like -> what to do. All of these are the user's to mend; others are not.
+_REMEDIES = (
+    (
+        r"backend \S+ is not valid",
+        "leave out --attention-backend: those kernels cannot run with the other settings",
+    ),
+    # The compiler's command line names libcuda, so it stands before the driver.
+    (r"C compiler|Python\.h|CalledProcessError: .*\.c'", toolchain.REMEDY),
+    (r"nvcc", f"set VLLM_USE_FLASHINFER_SAMPLER=0; FlashInfer's sampler needs {toolchain.FLASHINFER_NEEDS}"),
+    (r"NVIDIA driver|CUDA driver|no CUDA|libcuda", f"the NVIDIA driver must be {DRIVER_REMEDY}"),
+    (
+        r"out of memory|OutOfMemory|MemoryError|[Cc]annot allocate memory|No available memory|exit code -9"
+        r"|Free memory on device",
+        "not enough memory: lower --max-model-len, or free memory that other programs hold",
+    ),
+    (r"KV cache|max_model_len|max seq len", "lower --max-model-len"),
+    (
+        r"No space left on device|Disk quota",
+        "the disk is full: free some space, or set HF_HOME",
+    ),
+    (
+        # The loader's own words: other errors speak of weights too (a quantization, a kernel, a layout).
+        r"SafetensorError|No such file or directory: .*\.safetensors"
+        r"|weights were not initialized from|Cannot find any model weights",
+        "the weights are incomplete or damaged: download them again",
+    ),
+    (
+        r"huggingface\.co|offline mode|Repository Not Found|gated repo",
+        "the hub does not give the model: check its name, the network and HF_TOKEN, or name a folder",
+    ),
+)
+
+
+class _LeaveCause(logging.Filter):
+    """Keeps the cause of a failed start, and quiet about its traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        path = os.environ.get(VARIABLE)
+        if path is None or not record.exc_info or not record.getMessage().startswith(_LOGGED):
+            return True
+        error = record.exc_info[1]
+        if not Path(path).exists():  # the first failure is the cause; the others follow from it
+            Path(path).write_text(f"{type(error).__name__}: {error}")
+        if logging.getLogger("vllm").isEnabledFor(logging.DEBUG):
+            return True
+        sys.stderr = io.StringIO()  # this process ends now, with the same traceback once more
+        return False
+
+
+def watch() -> None:
+    """In each of vLLM's processes: have a failed start leave its cause, if the launcher asks for it then."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_LeaveCause())
+
+
+def explained(error: BaseException, cause_path: Path) -> PhiVisionError:
+    """The error that ended vLLM's server, with its cause and what to do about it."""
+    cause = cause_path.read_text() if cause_path.exists() else f"{type(error).__name__}: {error}"
+    if killed := re.search(r"Failed core proc\(s\): .*?: -(\d+)", cause):
+        cause = f"the engine's process was killed (exit code -{killed[1]})"
+    line = " ".join(cause.split())[:_MAX_CHARS]
+    what = "the engine did not start" if "Engine core init" in str(error) else "the server ended"
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, line):
+            return UsageError(f"{what}: {remedy} ({line})")
+    return PhiVisionError(f"{what}: {line}; --log-level debug tells more")

@@ -1,0 +1,1 @@
+"""What wraps or overrides vLLM's own code."""

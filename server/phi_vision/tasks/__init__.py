@@ -1,0 +1,1 @@
+"""Task presets, and requests with their task resolved."""

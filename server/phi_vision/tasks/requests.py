@@ -1,0 +1,137 @@
+"""A chat request with its task resolved: pure functions on the JSON body."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from phi_vision.errors import RequestError
+from phi_vision.model.crops import Detail
+from phi_vision.tasks.presets import PRESETS, Preset
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where a picture stands in a request, and how it was asked to be seen."""
+
+    message: int
+    part: int
+    url: str
+    detail: Detail | None
+
+    @property
+    def param(self) -> str:
+        """The field to name in an error."""
+        return f"messages[{self.message}].content[{self.part}].image_url"
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A chat request with its task resolved: `body` is what the client sent plus the preset."""
+
+    body: Mapping[str, Any]
+    task: str | None
+    pictures: tuple[Picture, ...] = field(default=())
+
+
+def apply(body: Mapping[str, Any], served_names: Collection[str]) -> TaskRequest:
+    """Resolve the task of a chat request and fill in what its preset gives.
+
+    Args:
+        body: the request as it came. Not changed.
+        served_names: all model names the server answers to, tasks included.
+
+    Raises:
+        RequestError: unknown model or task, two different tasks, a task without a picture,
+            vqa without a question, or a message whose shape is wrong.
+    """
+    task = _resolve(body, served_names)
+    pictures = tuple(_pictures(body))
+    filled = {key: value for key, value in body.items() if key != "task"}
+    if task is None:
+        return TaskRequest(filled, None, pictures)
+    if not pictures:
+        raise RequestError(
+            f"task '{task}' needs at least one picture (an `image_url` part)", param="messages"
+        )
+    preset = PRESETS[task]
+    filled["messages"] = _with_prompts(body["messages"], task, preset)
+    if preset.repetition_detection is not None:
+        filled.setdefault("repetition_detection", dict(preset.repetition_detection))
+    return TaskRequest(filled, task, pictures)
+
+
+def _resolve(body: Mapping[str, Any], served_names: Collection[str]) -> str | None:
+    model = body.get("model")
+    if model is not None and model not in served_names:
+        known = ", ".join(sorted(served_names))
+        raise RequestError(
+            f"the model {model!r} does not exist; served here: {known}", param="model", status=404
+        )
+    suffix = str(model).rpartition(":")[2] if model is not None else None
+    by_name = suffix if suffix in PRESETS else None
+    by_field = body.get("task")
+    if by_field is not None and (not isinstance(by_field, str) or by_field not in PRESETS):
+        raise RequestError(f"unknown task {by_field!r}; one of: {', '.join(PRESETS)}", param="task")
+    if by_name and by_field and by_name != by_field:
+        raise RequestError(f"the model name says task {by_name!r}, the field says {by_field!r}", param="task")
+    return by_field or by_name
+
+
+def _pictures(body: Mapping[str, Any]) -> Iterator[Picture]:
+    """All pictures of a request, in the order of the prompt."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("messages must be a list with at least one message", param="messages")
+    for m, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise RequestError("a message must be an object with a role", param=f"messages[{m}]")
+        content = message.get("content")
+        if content is None or isinstance(content, str):
+            continue
+        if not isinstance(content, list):
+            raise RequestError("content must be text or a list of parts", param=f"messages[{m}].content")
+        for p, part in enumerate(content):
+            where = f"messages[{m}].content[{p}]"
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind == "text" and isinstance(part.get("text"), str):
+                continue
+            if kind == "image_url":
+                yield _picture(part.get("image_url"), m, p)
+            elif kind == "text":
+                raise RequestError("a text part needs a string", param=f"{where}.text")
+            else:
+                raise RequestError(
+                    f"content parts are 'text' or 'image_url', not {kind!r}", param=f"{where}.type"
+                )
+
+
+def _picture(image_url: Any, message: int, part: int) -> Picture:
+    where = f"messages[{message}].content[{part}].image_url"
+    url, detail = image_url, None
+    if isinstance(image_url, dict):
+        url, detail = image_url.get("url"), image_url.get("detail")
+    if not isinstance(url, str) or not url:
+        raise RequestError("image_url needs a `url`: http(s) or a data URL", param=where)
+    if detail not in (None, "low", "high", "auto"):
+        raise RequestError(f"detail is 'low', 'high' or 'auto', not {detail!r}", param=f"{where}.detail")
+    return Picture(message, part, url, cast("Detail | None", detail))
+
+
+def _with_prompts(messages: list[dict[str, Any]], task: str, preset: Preset) -> list[dict[str, Any]]:
+    """The messages with the preset's system prompt and, where the last one is silent, its prompt."""
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if last is None:
+        raise RequestError(f"task {task!r} needs a user message", param="messages")
+    filled = list(messages)
+    content = messages[last].get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or [])
+    if not any(part["type"] == "text" and part["text"].strip() for part in parts):
+        if preset.prompt is None:
+            raise RequestError(f"task {task!r} needs a question: add a text part", param="messages")
+        pictures = [part for part in parts if part["type"] != "text"]
+        filled[last] = {**messages[last], "content": [*pictures, {"type": "text", "text": preset.prompt}]}
+    if preset.system and not any(m["role"] in ("system", "developer") for m in messages):
+        filled.insert(0, {"role": "system", "content": preset.system})
+    return filled

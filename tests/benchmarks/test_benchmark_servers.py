@@ -1,0 +1,94 @@
+"""Which servers the benchmark holds at once, and the environment that it starts them in."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import servers
+import turns
+
+ROOT = Path(__file__).parents[2]
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("gpu_bytes", "order", "flags"),
+    [
+        (
+            24 * GIB,
+            ["start ours", "measure ours", "stop ours", "start vllm", "measure vllm", "stop vllm"],
+            [],
+        ),
+        (
+            80 * GIB,
+            ["start ours", "start vllm", "measure ours vllm", "stop vllm", "stop ours"],
+            ["--gpu-memory-utilization", "0.45"],
+        ),
+        (None, ["start ours", "start vllm", "measure ours vllm", "stop vllm", "stop ours"], []),
+    ],
+)
+def test_a_small_gpu_holds_one_server_at_a_time(
+    gpu_bytes: int | None, order: list[str], flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    given: list[list[str]] = []
+
+    class Scripted(servers.Server):
+        def stop(self) -> None:
+            if f"stop {self.label}" not in seen:
+                seen.append(f"stop {self.label}")
+
+    def start(label: str, flags: list[str]) -> servers.Server:
+        seen.append(f"start {label}")
+        given.append(flags)
+        return Scripted(label, "", "http://127.0.0.1:1", start_s=1, models=[{"id": "m", "root": "no-folder"}])
+
+    monkeypatch.setattr(turns, "start_ours", lambda _, __, flags, gpu: start("ours", flags[4:]))
+    monkeypatch.setattr(turns, "start_stock_vllm", lambda _, __, ours, flags, gpu: start("vllm", flags))
+    options = argparse.Namespace(
+        url=None, model="demo", max_model_len=8192, against="vllm", python=sys.executable
+    )
+    with ExitStack() as stack:
+        for at_once in turns.turns(options, [], gpu_bytes, stack, lambda _: None):
+            seen.append(" ".join(["measure", *(server.label for server in at_once)]))
+    assert seen == order
+    assert given == [flags, flags]
+
+
+def test_what_is_on_the_path_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
+    assert servers.python_path().split(os.pathsep)[-1] == "/somewhere/else"
+    monkeypatch.delenv("PYTHONPATH")
+    assert servers.python_path().split(os.pathsep) == [str(ROOT / "server"), str(ROOT / "benchmarks")]
+
+
+@pytest.mark.parametrize(
+    ("plugins", "module"),
+    [
+        ("phi_vision_model,benchmark_stock_model", "phi_vision.model.phi3v"),
+        ("benchmark_stock_model,phi_vision_model", "phi_vision.model.phi3v"),
+        ("benchmark_stock_model", "stock_model"),
+    ],
+)
+def test_the_stock_model_stays_out_of_our_server(plugins: str, module: str) -> None:
+    """It is installed where the benchmark's folders are on the path; the launcher loads what is installed."""
+    program = (
+        "from vllm import ModelRegistry; from vllm.plugins import load_general_plugins;"
+        "load_general_plugins();"
+        "print(ModelRegistry.models['Phi3VForCausalLM'].module_name)"
+    )
+    environment = {"PYTHONPATH": servers.python_path(servers.PLUGINS), "VLLM_PLUGINS": plugins}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == module

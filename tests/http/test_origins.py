@@ -1,0 +1,175 @@
+"""Which names and which web pages are refused: the rules alone, then every route of the running server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import httpx
+import pytest
+from phi_vision.config import ServeConfig
+from phi_vision.errors import UsageError
+from phi_vision.serving.middleware.origins import OriginGuard, allowed_hosts
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from tests.support.stub_server import StubServer
+
+CHAT = "/v1/chat/completions"
+OURS = "http://127.0.0.1:8000"
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("served")(scope, receive, send)
+
+
+def ask(headers: dict[str, str], method: str = "POST", path: str = CHAT, **guard: Any) -> httpx.Response:
+    hosts = guard.pop("hosts", allowed_hosts(None, "127.0.0.1", keyed=False))
+    guarded = OriginGuard(app, hosts=hosts, origins=guard.pop("origins", []))
+
+    async def one() -> httpx.Response:
+        transport = httpx.ASGITransport(guarded)
+        async with httpx.AsyncClient(transport=transport, base_url=OURS) as http:
+            return await http.request(method, path, headers=headers)
+
+    return asyncio.run(one())
+
+
+def served(headers: dict[str, str], *args: Any, **guard: Any) -> bool:
+    answer = ask(headers, *args, **guard)
+    assert answer.status_code in (200, 403)
+    return answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:8000", "LocalHost.", "phi.localhost", "127.0.0.1", "127.0.0.1:8000",
+     "10.2.3.4:8000", "[::1]:8000", "[::1]", "[fd00::17]:80", "0.0.0.0:8000", socket.gethostname()],
+)  # fmt: skip
+def test_own_names_and_addresses_are_served(host: str) -> None:
+    assert served({"Host": host})
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["attacker.example", "attacker.example:8000", "localhost.attacker.example", "127.0.0.1.attacker.example",
+     "xlocalhost", "[::1].attacker.example", "[::1", "127.1", "0x7f000001", "2130706433", "user@localhost",
+     "localhost:8000:1", "", " ", "*", "."],
+)  # fmt: skip
+def test_other_names_are_refused_in_openais_shape(host: str) -> None:
+    answer = ask({"Host": host})
+    assert answer.status_code == 403
+    error = answer.json()["error"]
+    assert error["type"] == "permission_error" and "--allowed-hosts" in error["message"]
+
+
+def test_names_can_be_added_and_a_key_frees_them() -> None:
+    given = allowed_hosts("Phi.example.org, *.lab.example.org", "0.0.0.0", keyed=True)
+    assert served({"Host": "phi.example.org:443"}, hosts=given)
+    assert served({"Host": "a.b.LAB.example.org"}, hosts=given) and served({"Host": "localhost"}, hosts=given)
+    for other in ("lab.example.org", "xphi.example.org", "attacker.example"):
+        assert not served({"Host": other}, hosts=given)
+    assert served({"Host": "any.example"}, hosts=allowed_hosts(None, None, keyed=True))
+    assert served({"Host": "any.example"}, hosts=allowed_hosts("*", None, keyed=False))
+    assert served({"Host": "box.example"}, hosts=allowed_hosts(None, "box.example", keyed=False))
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+def test_supervisors_may_use_any_name(path: str) -> None:
+    assert served({"Host": "pool.internal"}, "GET", path)
+    assert not served({"Host": "pool.internal"}, "GET", path + "/x")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://attacker.example"},
+        {"Origin": "https://attacker.example", "Content-Type": "text/plain"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://127.0.0.1"},  # another port
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe", "Sec-Fetch-Mode": "navigate"},
+    ],
+)
+def test_pages_of_other_origins_are_refused(method: str, headers: dict[str, str]) -> None:
+    assert not served(headers, method)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": OURS},
+        {"Origin": "https://127.0.0.1:8000"},  # behind a proxy that adds TLS
+        {"Origin": "http://localhost:8000", "Host": "LOCALHOST:8000"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"},  # a link was followed
+    ],
+)
+def test_programs_and_own_pages_are_served(headers: dict[str, str]) -> None:
+    assert served(headers, "GET")
+
+
+def test_a_form_of_a_stranger_is_refused_though_it_navigates() -> None:
+    form = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document", "Sec-Fetch-Mode": "navigate"}
+    assert not served(form, "POST")
+
+
+def test_origins_can_be_added() -> None:
+    origins = ServeConfig(allowed_origins="https://App.example.org, http://localhost:3000").origins
+    asked = {"Origin": "https://app.example.org", "Sec-Fetch-Site": "cross-site"}
+    assert served(asked, origins=origins)
+    assert not served({"Origin": "https://app.example.org.attacker.example"}, origins=origins)
+    assert not served({"Sec-Fetch-Site": "cross-site"}, "GET", origins=origins)  # it does not say which
+    assert served({"Sec-Fetch-Site": "cross-site"}, "GET", origins=["*"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"allowed_hosts": "https://x.org"}, {"allowed_hosts": "x.org:80"}, {"allowed_hosts": "a*.org"},
+     {"allowed_origins": "x.org"}, {"allowed_origins": '["*"]'}, {"allowed_origins": "https://x.org/path"}],
+)  # fmt: skip
+def test_what_is_no_name_or_origin_is_refused_at_the_start(setting: dict[str, str]) -> None:
+    (name,) = setting
+    with pytest.raises(UsageError, match="--" + name.replace("_", "-")):
+        ServeConfig(**setting)  # type: ignore[arg-type]
+
+
+# The running server ------------------------------------------------------------------------------
+
+
+def test_a_websocket_of_a_stranger_is_refused(stub: StubServer) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw==", "Origin": "https://attacker.example"}
+    assert httpx.get(f"{stub.url}/v1/realtime", headers=upgrade | key).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+def test_no_route_is_left_out(stub: StubServer, headers: dict[str, str]) -> None:
+    with httpx.Client(base_url=stub.url, timeout=60) as http:
+        schema = http.get("/openapi.json").json()["paths"]
+        routes = [(method, path) for path, methods in schema.items() for method in methods]
+        routes += [("get", "/metrics"), ("get", "/openapi.json"), ("get", "/docs"), ("get", "/nothing/here")]
+        assert ("get", "/v1/models") in routes and ("post", CHAT) in routes
+        probes = ("/livez", "/readyz", "/health", "/ping")
+        for method, path in routes:
+            answer = http.request(
+                method, path, headers=headers | {"Content-Type": "text/plain"}, content="{}"
+            )
+            exempt = path in probes and "Host" in headers
+            assert exempt or answer.status_code == 403, (method, path)
+
+
+def test_a_preflight_of_a_stranger_is_not_allowed(stub: StubServer) -> None:
+    asked = {"Origin": "https://attacker.example", "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(stub.url + CHAT, headers=asked)
+    assert answer.status_code == 400 and "access-control-allow-origin" not in answer.headers

@@ -1,0 +1,65 @@
+"""The test's side of `stub_engine`: start it, see what reached its engine, hold its answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support import stub_engine
+from tests.support.serving import Server, running_server
+
+
+@dataclass(frozen=True)
+class StubServer(Server):
+    """A running stub, what reached its engine, and a hold on its answers."""
+
+    folder: Path
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """What went to the engine so far, and `{"aborted": request_id}` for what was called back."""
+        file = self.folder / "requests.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """No request is answered meanwhile."""
+        file = self.folder / "hold"
+        file.touch()
+        try:
+            yield
+        finally:
+            file.unlink()
+
+
+@contextmanager
+def running_stub(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[StubServer]:
+    """The stub with the demo's tokenizer and config and these flags of `serve`, ready to answer."""
+    with running_server(folder / "log.txt", *flags, env=env, program=stub_program(folder)) as server:
+        yield StubServer(server.process, server.log_path, folder)
+
+
+def stub_program(folder: Path) -> tuple[str, ...]:
+    """What Python runs, in the place of `-m phi_vision serve`."""
+    return (stub_engine.__file__, str(folder), "--model", "demo", "--device", "cpu")
+
+
+ROUTES = ("/v1/chat/completions", "/v1/messages", "/v1/completions", "/v1/responses")
+
+
+def ask(stub: StubServer, path: str, text: Any, **more: Any) -> httpx.Response:
+    """An answer of the stub, which is a dozen tokens long."""
+    content: dict[str, Any] = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": text}]},
+        "/v1/messages": {"messages": [{"role": "user", "content": text}], "max_tokens": 4096},
+        "/v1/completions": {"prompt": text, "max_tokens": 4096},
+        "/v1/responses": {"input": text},
+    }[path]
+    body = {"model": "phi-3.5-vision-demo", **content, **more}
+    return httpx.post(stub.url + path, json=body)

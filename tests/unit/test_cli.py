@@ -1,0 +1,122 @@
+"""The command line: light, honest about mistakes, and described rightly in the README."""
+
+import io
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from phi_vision.cli import main
+from phi_vision.config import ServeConfig, setting_metadata
+from phi_vision.errors import UsageError
+from PIL import Image
+
+from tests.support.pictures import encoded
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "phi_vision", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(Image.new("RGB", (40, 30), "red")))
+    return str(path)
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """An address where nobody listens, and nobody else can."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def test_help_needs_nothing_heavy() -> None:
+    heavy = {"vllm", "torch", "transformers", "openai", "PIL", "httpx", "aiohttp", "huggingface_hub"}
+    code = (
+        "import sys; from phi_vision.cli import main; main.parser().format_help();"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["serve", "predict"])
+def test_the_readme_shows_the_real_help(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    with pytest.raises(SystemExit):
+        main.main([command, "--help"])
+    assert printed.getvalue().strip() in README.read_text()
+
+
+def test_no_default_is_shown_where_there_is_none() -> None:
+    commands = ("serve", "plan", "predict")
+    shown = " ".join(
+        subprocess.check_output([sys.executable, "-m", "phi_vision", c, "--help"], text=True)
+        for c in commands
+    )
+    assert "(default: )" not in shown and "(default: None)" not in shown
+
+
+def test_flags_default_to_the_config() -> None:
+    options = main.parser().parse_args(["serve"])
+    assert ServeConfig(**{name: getattr(options, name) for name in setting_metadata()}) == ServeConfig()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_crops", 0),
+        ("num_crops", 17),
+        ("num_crops_multi", 17),
+        ("port", 70000),
+        ("max_images", 0),
+        ("max_model_len", 1),
+        ("max_model_len", 200000),
+        ("gpu_memory_utilization", 1.5),
+    ],
+)
+def test_settings_out_of_range_name_their_flag(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match="--" + field.replace("_", "-")):
+        ServeConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict", "--image", "missing.png"], "cannot read missing.png"),
+        (["predict", "--image", __file__], "not a picture"),
+        (["predict", "--image", "DEAF/x.png"], "cannot fetch"),
+        (["predict", "--image", "PICTURE", "--task", "vqa"], "--prompt"),
+        (["predict", "--image", "PICTURE", "--output", "/nowhere/at/all.txt"], "cannot write"),
+        (["predict", "--image", "PICTURE", "--output", "."], "it is a folder"),
+        (["predict", "--image", "PICTURE", "--base-url", "DEAF/v1"], "no server answers"),
+        (["predict", "--image", "PICTURE", "--device", "mps"], "Apple silicon"),
+        (["predict", "--image", "PICTURE", "--task", "translate"], "invalid choice"),
+        (["predict", "--image", "PICTURE", "--frobnicate"], "unrecognized arguments"),
+        (["predict"], "--image"),
+        (["serve", "--port", "0", "--model", "./no-such-folder"], "no config.json"),
+        (["serve", "--num-crops", "99"], "--num-crops must be from 1 to 16"),
+        (["serve", "--device", "mps"], "Apple silicon"),
+        (["frobnicate"], "invalid choice"),
+    ],
+    ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str], said: str, picture: str, deaf: str
+) -> None:
+    done = run(*(a.replace("PICTURE", picture).replace("DEAF", deaf) for a in arguments))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match(r"phi-vision( \w+)?: ", last)
