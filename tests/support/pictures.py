@@ -64,7 +64,7 @@ def png(width: int, height: int, body: bytes = b"") -> bytes:
 
 def with_scans(count: int, before: bytes = b"") -> bytes:
     """A progressive JPEG that repeats its last scan until there are so many."""
-    header, *scans = encoded(GOOD, "JPEG", progressive=True).split(b"\xff\xda")
+    header, *scans = encoded(reference_picture(40, 30, seed=0), "JPEG", progressive=True).split(b"\xff\xda")
     scans[-1] = scans[-1].removesuffix(b"\xff\xd9")
     scans += [scans[-1] + before] * (count - len(scans))
     return b"\xff\xda".join([header, *scans]) + b"\xff\xd9"

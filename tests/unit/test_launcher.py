@@ -63,7 +63,7 @@ def test_the_rope_mode_is_named_and_handed_on(
     args = parsed()
     serve.join_settings(args, config)
     assert args.hf_overrides == {"longrope_per_request": per_request}
-    assert args.scheduler_cls == ("phi_vision.rope_scheduler.scheduler" if per_request else None)
+    assert args.scheduler_cls == ("phi_vision.model.rope_scheduler.scheduler" if per_request else None)
 
 
 def parsed(**given: Any) -> Namespace:

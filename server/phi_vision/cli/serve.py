@@ -28,7 +28,7 @@ from phi_vision.serving import descriptors, startup, startup_errors
 from phi_vision.serving.private_folder import PrivateFolder
 from phi_vision.tasks import presets
 
-_CHAT_TEMPLATE = Path(__file__).parent / "model" / "chat_template.jinja"
+_CHAT_TEMPLATE = Path(__file__).parents[1] / "model" / "chat_template.jinja"
 
 _MAX_CHOICES = 16  # `n` of one request; each is a sequence of its own in the KV cache
 
@@ -181,7 +181,7 @@ def join_settings(args: argparse.Namespace, config: ServeConfig) -> None:
             if getattr(args, name) is not None:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag} does not go with --rope per-request: add --rope long")
-        args.scheduler_cls = "phi_vision.rope_scheduler.scheduler"
+        args.scheduler_cls = "phi_vision.model.rope_scheduler.scheduler"
 
 
 def served_names(checkpoint: Checkpoint) -> list[str]:
@@ -253,7 +253,7 @@ def vllm_parser() -> argparse.ArgumentParser:
 
 
 def pin_grammar_backend(structured_outputs: Any) -> None:
-    """Have structured outputs compiled by the one backend that is guarded, see `plugin_names.grammars`.
+    """Have structured outputs compiled by the one backend that is guarded, see `serving.grammars`.
 
     Raises:
         UsageError: the user chose another.

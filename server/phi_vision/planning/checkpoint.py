@@ -12,7 +12,7 @@ from phi_vision.errors import UsageError
 
 _PROBE_TIMEOUT_S = 4.0
 
-DEMO_FOLDER = Path(__file__).parent / "demo"  # part of the package; its MODEL_CARD.md says what it can do
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"  # part of the package; its MODEL_CARD.md says what it can do
 
 DEMO_BANNER = """\
   ****************************************************************************
