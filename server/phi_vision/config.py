@@ -12,14 +12,8 @@ from typing import Any, ClassVar
 
 from phi_vision.errors import UsageError
 from phi_vision.model.crops import CropPolicy
-from phi_vision.model.geometry import MAX_NUM_CROPS
-from phi_vision.model.rope_mode import SHORT_WINDOW
 from phi_vision.planning.profiles import PROFILE_NAMES
-
-PUBLISHED_MODEL = "microsoft/Phi-3.5-vision-instruct"
-SERVED_NAME = "phi-3.5-vision"
-DEMO_NAME = f"{SERVED_NAME}-demo"
-MODEL_MAX_LEN = 131072  # what the model was trained for
+from phi_vision.spec import PHI_3_5_VISION
 
 DEVICES = ("auto", "cuda", "cpu", "mps")
 
@@ -82,12 +76,14 @@ class ServeConfig:
         unit="ORIGINS",
     )
     served_model_name: str | None = _setting(
-        None, f"name in the API; default {SERVED_NAME}, with the demo {DEMO_NAME}", unit="NAME"
+        None,
+        f"name in the API; default {PHI_3_5_VISION.served_name}, with the demo {PHI_3_5_VISION.demo_name}",
+        unit="NAME",
     )
     max_model_len: int | None = _setting(
         None,
         "context in tokens, prompt and answer together; default auto: what the profile promises, "
-        f"{MODEL_MAX_LEN}, with faithful 4096",
+        f"{PHI_3_5_VISION.max_model_len}, with faithful 4096",
         unit="auto|TOKENS",
         parse=tokens,
     )
@@ -99,8 +95,8 @@ class ServeConfig:
     )
     rope: str = _setting(
         "per-request",
-        f"LongRoPE factors: short for sequences of up to {SHORT_WINDOW} tokens and long beyond, as the "
-        "original model has it, or one set for all",
+        f"LongRoPE factors: short for sequences of up to {PHI_3_5_VISION.short_window} tokens and long "
+        "beyond, as the original model has it, or one set for all",
         choices=("per-request", "long", "short"),
     )
     num_crops: int = _setting(CropPolicy.single, "crops for the only picture of a request", unit="N")
@@ -154,13 +150,14 @@ class ServeConfig:
     def __post_init__(self) -> None:
         self._check("port", 0, 65535)
         if self.max_model_len is not None:
-            self._check("max_model_len", 64, MODEL_MAX_LEN)
-            if self.rope == "short" and self.max_model_len > SHORT_WINDOW:
-                raise UsageError(f"--rope short needs a --max-model-len of at most {SHORT_WINDOW}")
-            if self.rope == "long" and self.max_model_len <= SHORT_WINDOW:
-                raise UsageError(f"--rope long needs a --max-model-len above {SHORT_WINDOW}")
-        self._check("num_crops", 1, MAX_NUM_CROPS)
-        self._check("num_crops_multi", 1, MAX_NUM_CROPS)
+            self._check("max_model_len", 64, PHI_3_5_VISION.max_model_len)
+            window = PHI_3_5_VISION.short_window
+            if self.rope == "short" and self.max_model_len > window:
+                raise UsageError(f"--rope short needs a --max-model-len of at most {window}")
+            if self.rope == "long" and self.max_model_len <= window:
+                raise UsageError(f"--rope long needs a --max-model-len above {window}")
+        self._check("num_crops", 1, PHI_3_5_VISION.max_num_crops)
+        self._check("num_crops_multi", 1, PHI_3_5_VISION.max_num_crops)
         self._check("max_images", 1, 1000)
         self._check("gpu_memory_utilization", 0.05, 1.0)
         self._check("max_image_megapixels", 0.01, 1000)
@@ -196,12 +193,12 @@ class ServeConfig:
     @property
     def context(self) -> int:
         """`max_model_len`; where that is still open, what the model was trained for."""
-        return MODEL_MAX_LEN if self.max_model_len is None else self.max_model_len
+        return PHI_3_5_VISION.max_model_len if self.max_model_len is None else self.max_model_len
 
     @property
     def chooses_rope(self) -> bool:
         """Whether requests can differ in their LongRoPE factors; if not, vLLM's own choice is right."""
-        return self.rope == "per-request" and self.context > SHORT_WINDOW
+        return self.rope == "per-request" and self.context > PHI_3_5_VISION.short_window
 
     @property
     def origins(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from phi_vision.planning.checkpoint import DEMO_FOLDER
-from phi_vision.tasks.presets import STOP_TOKENS
+from phi_vision.spec import PHI_3_5_VISION
 from transformers import AutoTokenizer
 
 from tests.support.stub_server import ROUTES, StubServer, ask, running_stub
@@ -35,7 +35,7 @@ def sampling(stub: StubServer, path: str, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_greedy_and_ended_by_the_models_own_tokens(sampling_checkpoint: StubServer, path: str) -> None:
-    ends = AutoTokenizer.from_pretrained(DEMO_FOLDER).convert_tokens_to_ids(list(STOP_TOKENS))
+    ends = AutoTokenizer.from_pretrained(DEMO_FOLDER).convert_tokens_to_ids(list(PHI_3_5_VISION.stop_tokens))
     silent = sampling(sampling_checkpoint, path)
     assert silent["temperature"] == 0
     end_of_text = 707  # the tokenizer's own, which vLLM keeps apart

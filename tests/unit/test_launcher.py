@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from phi_vision import plugin_names
 from phi_vision.cli import serve
-from phi_vision.config import DEMO_NAME, ServeConfig
+from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.planning.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.planning.hardware import Device, find_device, installed_engine
+from phi_vision.spec import PHI_3_5_VISION
 
 CPU = Device("cpu", "x86_64", 24 << 30)
 A10 = Device("cuda", "NVIDIA A10", 22 << 30, (8, 6))
@@ -138,7 +139,7 @@ def test_without_weights_and_hub_the_demo_is_loud(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("empty")))
     found = find_checkpoint("auto", None)
-    assert found.name == DEMO_NAME and found.aliases == ("phi-3.5-vision",)
+    assert found.name == PHI_3_5_VISION.demo_name and found.aliases == ("phi-3.5-vision",)
     assert found.banner and "DEMO MODEL" in found.banner and "hub" in found.banner
     assert found.banner in serve.summary(ServeConfig(), CPU, found)
     assert all(len(line) == len(found.banner.splitlines()[0]) for line in found.banner.splitlines())

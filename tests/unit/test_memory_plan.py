@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from phi_vision.model.dimensions import PHI_3_5_VISION, read_config_json, read_dimensions
+from phi_vision.model.dimensions import read_config_json, read_dimensions
 from phi_vision.planning.memory import (
     GIB,
     EngineLimits,
@@ -19,7 +19,9 @@ from phi_vision.planning.memory import (
     memory_plan,
     text_weights_bytes,
 )
+from phi_vision.spec import PHI_3_5_VISION
 
+MODEL = PHI_3_5_VISION.dimensions
 LIMITS = EngineLimits(max_num_seqs=256, max_num_batched_tokens=2048, num_crops=16)
 REST_GIB = 1.3  # of the worked examples: activations and runtime together
 
@@ -36,7 +38,7 @@ def a_plan(**changes: Any) -> MemoryPlan:
         "limits": LIMITS,
         "context_limit": 131072,
     }
-    return memory_plan(PHI_3_5_VISION, **(given | changes))
+    return memory_plan(MODEL, **(given | changes))
 
 
 @pytest.mark.parametrize(
@@ -44,17 +46,17 @@ def a_plan(**changes: Any) -> MemoryPlan:
     [("bf16", 384), ("fp8_e4m3", 192), ("int8_per_token_head", 200), ("int4_per_token_head", 104)],
 )
 def test_kv_of_one_token(kv_dtype: str, kib: int) -> None:
-    assert kv_bytes_per_token(PHI_3_5_VISION, kv_dtype) == kib * 1024
+    assert kv_bytes_per_token(MODEL, kv_dtype) == kib * 1024
 
 
 def test_the_whole_context_in_bf16_is_48_gib() -> None:
-    assert 131072 * kv_bytes_per_token(PHI_3_5_VISION, "bf16") == 48 * GIB
+    assert 131072 * kv_bytes_per_token(MODEL, "bf16") == 48 * GIB
 
 
 @pytest.mark.parametrize(("weights", "gib"), [("bf16", 7.70), ("fp8_per_block", 4.75), ("mxfp4", 2.81)])
 def test_weights_with_the_tower_in_bf16(weights: str, gib: float) -> None:
     """Against what vLLM's loader says it holds ("Model loading took") on a card of compute capability 8.6."""
-    total = text_weights_bytes(PHI_3_5_VISION, weights) + 2 * PHI_3_5_VISION.vision_params
+    total = text_weights_bytes(MODEL, weights) + 2 * MODEL.vision_params
     assert total / GIB == pytest.approx(gib, abs=0.05)
 
 
@@ -134,7 +136,7 @@ def test_longest_context_is_vllms_estimate(kv_dtype: str, gib: float) -> None:
 
 
 def test_one_block_less_than_needed_does_not_fit() -> None:
-    block = 16 * kv_bytes_per_token(PHI_3_5_VISION, "bf16")
+    block = 16 * kv_bytes_per_token(MODEL, "bf16")
     fixed = 100 * GIB - a_plan(budget_bytes=100 * GIB).kv_available_bytes
     enough = a_plan(max_model_len=4096, budget_bytes=fixed + 257 * block)
     assert enough.fits and enough.longest_context == 4096 and enough.kv_tokens == 4112
@@ -171,11 +173,9 @@ def test_a_cpu_cache_is_whole_gib_and_capped() -> None:
 
 
 def test_more_crops_and_bigger_batches_take_more() -> None:
-    assert activations_bytes(PHI_3_5_VISION, replace(LIMITS, num_crops=4)) < activations_bytes(
-        PHI_3_5_VISION, LIMITS
-    )
+    assert activations_bytes(MODEL, replace(LIMITS, num_crops=4)) < activations_bytes(MODEL, LIMITS)
     big = EngineLimits(max_num_seqs=1024, max_num_batched_tokens=8192, num_crops=16)
-    assert activations_bytes(PHI_3_5_VISION, big) > 2 * activations_bytes(PHI_3_5_VISION, LIMITS)
+    assert activations_bytes(MODEL, big) > 2 * activations_bytes(MODEL, LIMITS)
 
 
 def test_what_must_stay_outside_vllms_share() -> None:
@@ -224,7 +224,7 @@ def test_dimensions_from_a_published_config(tmp_path: Path) -> None:
         "vocab_size": 32064,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert read_config_json(tmp_path) == PHI_3_5_VISION
+    assert read_config_json(tmp_path) == MODEL
     grouped = read_dimensions(config | {"num_key_value_heads": 8})
     assert kv_bytes_per_token(grouped, "bf16") == 96 * 1024
-    assert grouped.linear_params < PHI_3_5_VISION.linear_params
+    assert grouped.linear_params < MODEL.linear_params

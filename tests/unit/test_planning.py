@@ -13,17 +13,19 @@ from pathlib import Path
 import pytest
 from phi_vision import plugin_names
 from phi_vision.cli import serve
-from phi_vision.config import PUBLISHED_MODEL, ServeConfig
+from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
-from phi_vision.model.dimensions import PHI_3_5_VISION, read_config_json
+from phi_vision.model.dimensions import read_config_json
 from phi_vision.planning import hardware, planner
 from phi_vision.planning.checkpoint import Checkpoint
 from phi_vision.planning.hardware import GIB, Device, named_gpu
 from phi_vision.planning.planner import Option
 from phi_vision.planning.profiles import PROFILES, Setting, candidates
+from phi_vision.spec import PHI_3_5_VISION
 
+MODEL = PHI_3_5_VISION.dimensions
 CPU_24GB = Device("cpu", "x86_64", round(23.5 * GIB), free_bytes=round(22 * GIB))
-REAL = Checkpoint(PUBLISHED_MODEL, "phi-3.5-vision")
+REAL = Checkpoint(PHI_3_5_VISION.hub_id, "phi-3.5-vision")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def no_space_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen(device: Device, **settings: object) -> Option:
     config = ServeConfig(**settings)  # type: ignore[arg-type]
-    return planner.choose(planner.options(config, device, PHI_3_5_VISION), device)
+    return planner.choose(planner.options(config, device, MODEL), device)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -141,7 +143,7 @@ def test_memory_that_others_hold_is_not_planned_with() -> None:
 def test_the_attention_kernels_can_read_what_they_get(gpu: str, flags: tuple[str, ...], backend: str) -> None:
     """FlashAttention has no float32 and, but for Hopper's, no quantized cache; vLLM refuses it there."""
     device, config = named_gpu(gpu), ServeConfig(max_model_len=2048, vllm_args=flags)
-    option = planner.choose(planner.options(config, device, PHI_3_5_VISION), device)
+    option = planner.choose(planner.options(config, device, MODEL), device)
     assert ("--attention-backend", backend) in pairwise(planner.engine_arguments(option, config, device))
     summary = serve.summary(config, device, REAL, option).splitlines()
     (line,) = [x for x in summary if x.split()[0] == "attention"]
@@ -149,7 +151,7 @@ def test_the_attention_kernels_can_read_what_they_get(gpu: str, flags: tuple[str
 
 
 def test_old_gpus_get_no_quantization() -> None:
-    found = planner.options(ServeConfig(), Device("cuda", "V100", 32 * GIB, (7, 0)), PHI_3_5_VISION)
+    found = planner.options(ServeConfig(), Device("cuda", "V100", 32 * GIB, (7, 0)), MODEL)
     assert {option.setting for option in found} == {Setting("bf16", "bf16")}
 
 
@@ -379,9 +381,9 @@ def test_vllm_understands_the_flags_of_each_setting(profile: str) -> None:
 
     h100 = named_gpu("h100")
     config = ServeConfig(profile=profile, max_model_len=4096)
-    for option in planner.options(config, h100, PHI_3_5_VISION):
+    for option in planner.options(config, h100, MODEL):
         arguments = planner.engine_arguments(option, config, h100)
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args([PUBLISHED_MODEL, *arguments])
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args([PHI_3_5_VISION.hub_id, *arguments])
         assert args.max_model_len == 4096 and args.disable_sliding_window
         resolved = resolve_quantization_config(args.quantization, args.quantization_config)
         if option.setting.weights == "bf16":

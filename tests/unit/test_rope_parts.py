@@ -18,13 +18,16 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 from phi_vision.model import rope_table
 from phi_vision.model.config import Phi3VConfig
-from phi_vision.model.rope_mode import HEADER, SHORT_WINDOW
+from phi_vision.model.rope_mode import HEADER
 from phi_vision.planning.checkpoint import DEMO_FOLDER
 from phi_vision.serving.middleware import rope_header as plugin
+from phi_vision.spec import PHI_3_5_VISION
 from torch import nn
 from vllm.model_executor.layers.rotary_embedding import phi3_long_rope_scaled_rope as vllm_rope
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+WINDOW = PHI_3_5_VISION.short_window  # tokens
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def test_rotates_as_vllm_does_in_either_mode(
 ) -> None:
     stock = vllm_module(config, max_model_len, monkeypatch)
     model = nn.ModuleList([vllm_module(config, 131072, monkeypatch)])
-    length = {"short": SHORT_WINDOW - 1, "long": SHORT_WINDOW}[mode]
+    length = {"short": WINDOW - 1, "long": WINDOW}[mode]
     rows, delta = rope_table.positions(length, rope_table.hold_both_modes(model))
     assert rows.shape == (rope_table.MROPE_ROWS, length)
     assert bool((rows == rows[0]).all())
@@ -85,7 +88,11 @@ def test_no_position_of_a_short_request_reads_a_long_row(
     assert table.shape == (2 * long_offset, 96)
     angles = torch.atan2(table[:, 95], table[:, 47])
     unscaled = 10000.0 ** (-94 / 96)
-    for row in (SHORT_WINDOW - 1, SHORT_WINDOW, 2 * SHORT_WINDOW):
+    for row in (
+        WINDOW - 1,
+        WINDOW,
+        2 * WINDOW,
+    ):
         assert angles[row] == pytest.approx(row * unscaled / short, abs=1e-4)
         assert angles[row + long_offset] == pytest.approx(row * unscaled / long, abs=1e-4)
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from phi_vision.model.config import Phi3VConfig
-from phi_vision.model.rope_mode import SHORT_WINDOW, RopeMode, mode_from
+from phi_vision.model.rope_mode import RopeMode, mode_from
 from phi_vision.model.rope_scheduler import scheduler
 from phi_vision.planning.checkpoint import DEMO_FOLDER
+from phi_vision.spec import PHI_3_5_VISION
 from transformers import AutoConfig
 from vllm import ModelRegistry
 from vllm.config import KVTransferConfig, VllmConfig
@@ -30,6 +31,8 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
+
+WINDOW = PHI_3_5_VISION.short_window  # tokens
 
 BLOCK = 16  # tokens
 PLENTY = 4096  # blocks
@@ -179,8 +182,7 @@ class Engine:
         prompt, answer = request.num_prompt_tokens, request.max_tokens
         assert list(request.output_token_ids) == [next_token(n) for n in range(prompt, prompt + answer)]
         assert dict(self.steps[name]) == {
-            n: "short" if n <= SHORT_WINDOW and prompt < SHORT_WINDOW else "long"
-            for n in range(prompt, prompt + answer)
+            n: "short" if n <= WINDOW and prompt < WINDOW else "long" for n in range(prompt, prompt + answer)
         }
 
 
@@ -205,7 +207,7 @@ def test_short_up_to_the_window_and_long_beyond(config: VllmConfig) -> None:
     for prompt, answer in LENGTHS:
         name = f"{prompt}+{answer}"
         engine.check(name)
-        crosses = prompt < SHORT_WINDOW and prompt + answer - 1 > SHORT_WINDOW
+        crosses = prompt < WINDOW and prompt + answer - 1 > WINDOW
         assert engine.answers[name].num_preemptions == crosses
 
 
@@ -243,7 +245,7 @@ def test_preempted_before_within_and_behind_the_window(config: VllmConfig, order
     engine.run()
     for i in range(len(lengths)):
         engine.check(str(i))
-    outgrew = sum(prompt < SHORT_WINDOW for prompt, _ in lengths)
+    outgrew = sum(prompt < WINDOW for prompt, _ in lengths)
     assert sum(request.num_preemptions for request in engine.answers.values()) > outgrew
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from phi_vision.cli.plan import SETTINGS, show_plan
 from phi_vision.client.text import visible
-from phi_vision.config import DEVICES, PUBLISHED_MODEL, ServeConfig, setting_metadata
+from phi_vision.config import DEVICES, ServeConfig, setting_metadata
 from phi_vision.errors import PhiVisionError
 from phi_vision.planning.hardware import GPU_NAMES
+from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import PRESETS
 
 
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--capability", metavar="X.Y", help="its CUDA compute capability, for example 8.6")
     plan.add_argument(
         "--model",
-        default=PUBLISHED_MODEL,
+        default=PHI_3_5_VISION.hub_id,
         metavar="ID|PATH",
         help="'demo', a hub id or a folder (default: %(default)s)",
     )

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from phi_vision.config import PUBLISHED_MODEL, ServeConfig
+from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning import planner
 from phi_vision.planning.hardware import GIB, Device, named_gpu, this_machine
 from phi_vision.planning.memory import PICTURE_PX, PICTURE_TEXT_TOKENS, MemoryPlan
 from phi_vision.planning.planner import Option
+from phi_vision.spec import PHI_3_5_VISION
 
 # Settings of `serve` that the plan depends on, in the order of the printed command line.
 SETTINGS = ("profile", "max_model_len", "num_crops", "num_crops_multi", "gpu_memory_utilization")
@@ -45,7 +46,7 @@ def commands(option: Option, config: ServeConfig, device: Device, model_path: st
     """The command lines that serve this option: ours, and plain vLLM's with phi-vision installed."""
     config = replace(config, profile=option.profile, max_model_len=option.plan.max_model_len)
     ours = ["phi-vision", "serve"]
-    if model_path != PUBLISHED_MODEL:
+    if model_path != PHI_3_5_VISION.hub_id:
         ours += ["--model", model_path]
     for name in SETTINGS:
         value = getattr(config, name)

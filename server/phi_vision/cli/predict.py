@@ -23,9 +23,10 @@ from phi_vision.client.images import Input, load
 from phi_vision.client.output import check_writable, write_whole
 from phi_vision.client.process import own_server
 from phi_vision.client.text import one_line, visible
-from phi_vision.config import DEMO_NAME, ServeConfig
+from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.planning.hardware import find_device
+from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import PRESETS
 
 _PROBE_TIMEOUT_S = 1.0
@@ -57,7 +58,7 @@ def _predict(options: argparse.Namespace) -> None:
     with _server(options.base_url, options.device) as server:
         model = _model_for(server, options.task)
         answer = _ask(server, model, options.prompt, pictures, streams=streams)
-    if answer.model == DEMO_NAME:
+    if answer.model == PHI_3_5_VISION.demo_name:
         _note("answered by the DEMO model: it reads printed capitals and names plain shapes, nothing else")
     if streams:
         return

@@ -18,7 +18,6 @@ from typing import Any
 from phi_vision import plugin_names
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
-from phi_vision.model.rope_mode import SHORT_WINDOW
 from phi_vision.planning import planner, toolchain
 from phi_vision.planning.checkpoint import Checkpoint, find_checkpoint
 from phi_vision.planning.engine_flags import given
@@ -26,9 +25,8 @@ from phi_vision.planning.hardware import Device, find_device
 from phi_vision.planning.planner import Option
 from phi_vision.serving import descriptors, startup, startup_errors
 from phi_vision.serving.private_folder import PrivateFolder
+from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets
-
-_CHAT_TEMPLATE = Path(__file__).parents[1] / "model" / "chat_template.jinja"
 
 _MAX_CHOICES = 16  # `n` of one request; each is a sequence of its own in the KV cache
 
@@ -155,7 +153,7 @@ def vllm_arguments(
         # Threads that tokenise: the text of a whole context takes seconds, in which others must not wait.
         *("--renderer-num-workers", "4"),
         "--interleave-mm-strings",  # pictures stay where they stand between texts
-        *("--chat-template", str(_CHAT_TEMPLATE)),
+        *("--chat-template", str(PHI_3_5_VISION.chat_template)),
         *("--chat-template-content-format", "string"),
         *("--shutdown-timeout", str(config.shutdown_timeout)),
         *("--allowed-origins", json.dumps(config.origins)),
@@ -221,8 +219,9 @@ def summary(
 
 def _rope_mode(config: ServeConfig) -> str:
     if config.chooses_rope:
-        return f"per request: short factors up to {SHORT_WINDOW} tokens, long beyond, as the original's"
-    if config.context > SHORT_WINDOW:
+        window = PHI_3_5_VISION.short_window
+        return f"per request: short factors up to {window} tokens, long beyond, as the original's"
+    if config.context > PHI_3_5_VISION.short_window:
         return "long factors for every request"
     return "short factors for every request, as the original's"
 
@@ -233,7 +232,7 @@ def _check_plugins() -> None:
     from vllm.plugins import load_endpoint_plugins, load_general_plugins
 
     load_general_plugins()
-    model = ModelRegistry.models.get("Phi3VForCausalLM")
+    model = ModelRegistry.models.get(PHI_3_5_VISION.architecture)
     if getattr(model, "module_name", None) != "phi_vision.model.phi3v":
         raise PhiVisionError("the model plugin did not load; see the error above")
     if plugin_names.ENDPOINT_PLUGIN not in [plugin.name for plugin in load_endpoint_plugins(("generate",))]:

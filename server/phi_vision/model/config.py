@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, Phi3Config
 
-from phi_vision.model.dimensions import CLIP_L_14_336, clip_layers_used
+from phi_vision.model.dimensions import clip_layers_used
+from phi_vision.spec import PHI_3_5_VISION
 
 
 class Phi3VConfig(Phi3Config):
@@ -19,7 +20,7 @@ class Phi3VConfig(Phi3Config):
 
     model_type = "phi3_v"
 
-    image_token_id: int = 32044
+    image_token_id: int = PHI_3_5_VISION.image_token_id
     img_processor: dict[str, Any] | None = None
     embd_layer: dict[str, Any] | None = None
     longrope_per_request: bool = False
@@ -34,7 +35,7 @@ class Phi3VConfig(Phi3Config):
     def clip_config(self) -> CLIPVisionConfig:
         """Sizes of the vision tower."""
         img_processor = self.img_processor or {}
-        return CLIPVisionConfig(**{**CLIP_L_14_336, **img_processor.get("vision_config", {})})
+        return CLIPVisionConfig(**{**PHI_3_5_VISION.clip, **img_processor.get("vision_config", {})})
 
     @property
     def clip_layers_used(self) -> int:

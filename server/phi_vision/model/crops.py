@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from phi_vision.model.geometry import native_num_crops
+from phi_vision.spec import PHI_3_5_VISION
 
 Detail = Literal["low", "high", "auto"]  # OpenAI's `image_url.detail`
 
@@ -15,8 +16,8 @@ Detail = Literal["low", "high", "auto"]  # OpenAI's `image_url.detail`
 class CropPolicy:
     """The model card's advice: many crops for one picture, few for each of several."""
 
-    single: int = 16  # num_crops for the only picture of a request
-    multi: int = 4  # num_crops for each of several pictures
+    single: int = PHI_3_5_VISION.num_crops  # num_crops for the only picture of a request
+    multi: int = PHI_3_5_VISION.num_crops_multi  # num_crops for each of several pictures
     adaptive: bool = False  # never more crops than the picture's own pixels fill
 
     def num_crops(self, sizes: Sequence[tuple[int, int]], details: Sequence[Detail | None]) -> list[int]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 CROP_PX = 336  # side of one crop; CLIP ViT-L/14-336 sees 24 x 24 patches of 14 pixels
 CROP_TOKENS = 144  # 24 x 24 patches, merged 2 x 2
 ROWS_PER_CROP = 12  # rows of merged tokens in a crop, each ended by a separator token
-MAX_NUM_CROPS = 16  # what the model was trained with at most
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-RopeMode = Literal["short", "long"]
+from phi_vision.spec import PHI_3_5_VISION
 
-SHORT_WINDOW = 4096  # tokens, `original_max_position_embeddings`
+RopeMode = Literal["short", "long"]
 
 HEADER = "x-phi-vision-rope"
 
@@ -23,7 +23,7 @@ def mode_from(tokens: int) -> RopeMode:
     A prompt of exactly the window is long: the original's flash attention, its default, takes the
     factors for one token more than there are (`rotary_seq_len = kv_seq_len + 1`).
     """
-    return "short" if tokens < SHORT_WINDOW else "long"
+    return "short" if tokens < PHI_3_5_VISION.short_window else "long"
 
 
 def outgrown(tokens: int) -> bool:
@@ -32,7 +32,7 @@ def outgrown(tokens: int) -> bool:
     The original drops its cache at this length (`prepare_inputs_for_generation`:
     `input_ids.shape[1] >= original_max_position_embeddings + 1`).
     """
-    return tokens > SHORT_WINDOW
+    return tokens > PHI_3_5_VISION.short_window
 
 
 def modes(prompt_tokens: int, answer_tokens: int) -> list[RopeMode]:

@@ -16,7 +16,8 @@ from vllm.model_executor.layers.rotary_embedding.phi3_long_rope_scaled_rope impo
     Phi3LongRoPEScaledRotaryEmbedding,
 )
 
-from phi_vision.model.rope_mode import SHORT_WINDOW, mode_from
+from phi_vision.model.rope_mode import mode_from
+from phi_vision.spec import PHI_3_5_VISION
 
 MROPE_ROWS = 3  # vLLM's least number of position rows; ours are all equal, and the model reads one
 
@@ -32,10 +33,10 @@ def hold_both_modes(language_model: nn.Module) -> int:
     """
     # One module, shared by all layers.
     (rotary,) = (m for m in language_model.modules() if isinstance(m, Phi3LongRoPEScaledRotaryEmbedding))
-    if rotary.original_max_position_embeddings != SHORT_WINDOW:
+    if rotary.original_max_position_embeddings != PHI_3_5_VISION.short_window:
         raise ValueError(
             f"short factors end at {rotary.original_max_position_embeddings} tokens in this checkpoint, "
-            f"not at {SHORT_WINDOW}: use --rope long"
+            f"not at {PHI_3_5_VISION.short_window}: use --rope long"
         )
     rows = rotary.max_position_embeddings
     old = rotary.long_short_cos_sin_cache

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_vision.config import DEMO_NAME, PUBLISHED_MODEL, SERVED_NAME
 from phi_vision.errors import UsageError
+from phi_vision.spec import PHI_3_5_VISION
 
 _PROBE_TIMEOUT_S = 4.0
 
@@ -47,16 +47,16 @@ def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
     if wanted == "demo":
         return _demo(served_name, "You asked for it with --model demo.")
     if wanted == "auto":
-        if (path := _hub_or_cache(PUBLISHED_MODEL)) is not None:
-            return Checkpoint(path, served_name or SERVED_NAME)
+        if (path := _hub_or_cache(PHI_3_5_VISION.hub_id)) is not None:
+            return Checkpoint(path, served_name or PHI_3_5_VISION.served_name)
         return _demo(served_name, "The weights are not cached here and no hub answers.")
     folder = Path(wanted).expanduser()
     if folder.exists() or wanted.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise UsageError(f"--model {wanted}: no config.json in that folder")
         check_weights(folder)
-        return Checkpoint(str(folder), served_name or SERVED_NAME)
-    return Checkpoint(_hub_or_cache(wanted) or wanted, served_name or SERVED_NAME)
+        return Checkpoint(str(folder), served_name or PHI_3_5_VISION.served_name)
+    return Checkpoint(_hub_or_cache(wanted) or wanted, served_name or PHI_3_5_VISION.served_name)
 
 
 def check_weights(folder: Path) -> None:
@@ -93,8 +93,8 @@ def _check_safetensors(file: Path) -> None:
 def _demo(served_name: str | None, reason: str) -> Checkpoint:
     check_weights(DEMO_FOLDER)
     # Clients written for the real model work unchanged; what they get back says what it is.
-    aliases = () if served_name else (SERVED_NAME,)
-    return Checkpoint(str(DEMO_FOLDER), served_name or DEMO_NAME, aliases, reason)
+    aliases = () if served_name else (PHI_3_5_VISION.served_name,)
+    return Checkpoint(str(DEMO_FOLDER), served_name or PHI_3_5_VISION.demo_name, aliases, reason)
 
 
 def _hub_or_cache(repo_id: str) -> str | None:

@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phi_vision.model.dimensions import Dimensions
 from phi_vision.model.geometry import CROP_PX, canvas_tokens, num_image_tokens
+from phi_vision.spec import Dimensions
 
 GIB = 1 << 30
 BF16_BYTES = 2  # and float16's

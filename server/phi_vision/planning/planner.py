@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_vision.config import MODEL_MAX_LEN, PUBLISHED_MODEL, ServeConfig
+from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
-from phi_vision.model.dimensions import PHI_3_5_VISION, Dimensions, read_config_json
+from phi_vision.model.dimensions import read_config_json
 from phi_vision.planning.engine_flags import cpu_kv_cache_gib, given, given_count, given_gib
 from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.memory import (
@@ -27,6 +27,7 @@ from phi_vision.planning.memory import (
     memory_plan,
 )
 from phi_vision.planning.profiles import PROFILES, QUALITY_SECTION, Setting, candidates
+from phi_vision.spec import PHI_3_5_VISION, Dimensions
 
 # A CPU's memory is not the server's alone: the cache holds this many requests of full length, no more.
 _CPU_FULL_REQUESTS = 4
@@ -60,8 +61,8 @@ def dimensions_of(path: str) -> Dimensions:
     Raises:
         UsageError: its config.json cannot be had or is not of this architecture.
     """
-    if path == PUBLISHED_MODEL:
-        return PHI_3_5_VISION
+    if path == PHI_3_5_VISION.hub_id:
+        return PHI_3_5_VISION.dimensions
     folder = Path(path).expanduser()
     try:
         if not folder.is_dir():
@@ -254,7 +255,7 @@ def _wanted_tokens(config: ServeConfig, model: Dimensions) -> int:
 
 
 def _promised_tokens(profile: str) -> int:
-    return PROFILES[profile].max_model_len if profile in PROFILES else MODEL_MAX_LEN
+    return PROFILES[profile].max_model_len if profile in PROFILES else PHI_3_5_VISION.max_model_len
 
 
 def _restricted(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phi_vision.model.dimensions import PHI_3_5_VISION
 from phi_vision.planning.hardware import Device
+from phi_vision.spec import PHI_3_5_VISION
 
 QUALITY_SECTION = "README.md, 'What quantization costs'"
 
@@ -69,14 +69,14 @@ class Profile:
     """Settings in order of accuracy, the most accurate first; the first that fits is taken."""
 
     settings: tuple[Setting, ...]
-    max_model_len: int = PHI_3_5_VISION.max_position  # tokens: the default and the most it allows
+    max_model_len: int = PHI_3_5_VISION.max_model_len  # tokens: the default and the most it allows
 
 
 _PUBLISHED = Setting("bf16", "bf16")
 
 PROFILES: Mapping[str, Profile] = {
     # As published, within the window of the short rotary factors.
-    "faithful": Profile((_PUBLISHED,), PHI_3_5_VISION.original_max_position),
+    "faithful": Profile((_PUBLISHED,), PHI_3_5_VISION.short_window),
     # Nothing below eight bits.
     "balanced": Profile(
         (

@@ -24,7 +24,7 @@ from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.private_folder import record_shared_memory
 from phi_vision.serving.routes import chat, health, plan
 from phi_vision.serving.vllm_compat import error_messages
-from phi_vision.tasks.presets import STOP_TOKENS
+from phi_vision.spec import PHI_3_5_VISION
 
 
 class TaskEndpoints:
@@ -85,7 +85,7 @@ def _end_at_stop_tokens(engine_client: EngineClient) -> None:
     tokenizer (`<|endoftext|>`) and from a generation_config.json, which a checkpoint need not have.
     Can go: when vLLM takes such tokens from a flag.
     """
-    ids = engine_client.renderer.get_tokenizer().convert_tokens_to_ids(list(STOP_TOKENS))
+    ids = engine_client.renderer.get_tokenizer().convert_tokens_to_ids(list(PHI_3_5_VISION.stop_tokens))
     fields = engine_client.input_processor.generation_config_fields
     given = fields.get("eos_token_id") or []
     fields["eos_token_id"] = [*ids, *([given] if isinstance(given, int) else given)]

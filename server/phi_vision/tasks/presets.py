@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")  # the model's ends of an answer
+from phi_vision.spec import PHI_3_5_VISION
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Preset:
     temperature: float = 0.0
     # vLLM's loop detection; small vision models can repeat a line for ever when they read dense pages.
     repetition_detection: Mapping[str, int] | None = None
-    stop_tokens: tuple[str, ...] = STOP_TOKENS
+    stop_tokens: tuple[str, ...] = PHI_3_5_VISION.stop_tokens
 
 
 PRESETS: Mapping[str, Preset] = {

@@ -28,8 +28,9 @@ from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConne
 
 from phi_vision.errors import RequestError
 from phi_vision.model.crops import CropPolicy
-from phi_vision.model.geometry import CROP_PX, MAX_NUM_CROPS, num_image_tokens
+from phi_vision.model.geometry import CROP_PX, num_image_tokens
 from phi_vision.serving.middleware.request_limits import PARSED
+from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets, requests
 
 router = APIRouter()
@@ -118,9 +119,9 @@ class ChatService:
         if not isinstance(kwargs, dict) or set(kwargs) - {"num_crops"}:
             raise RequestError("only 'num_crops' is accepted here", param="mm_processor_kwargs")
         asked = kwargs.get("num_crops", self.crop_policy.single)
-        if type(asked) is not int or not 1 <= asked <= MAX_NUM_CROPS:
+        if type(asked) is not int or not 1 <= asked <= PHI_3_5_VISION.max_num_crops:
             raise RequestError(
-                f"num_crops must be a whole number from 1 to {MAX_NUM_CROPS}, not {asked!r}",
+                f"num_crops must be a whole number from 1 to {PHI_3_5_VISION.max_num_crops}, not {asked!r}",
                 param="mm_processor_kwargs.num_crops",
             )
         return [asked] * len(pictures)
