@@ -28,7 +28,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak context-table lock image serve-image clean
+.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak docs record lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,10 +63,22 @@ test-all: $(STAMP)  ## `make test`, and load generation, a small training and mo
 	@$(MAKE) --no-print-directory lint type
 	FUZZ_FACTOR=5 $(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)  ## ruff on the code, hadolint on the Dockerfile
+# What the documentation is generated with: `make docs` writes, `make lint` checks.
+DOCUMENTATION = PYTHONPATH=server:benchmarks $(BIN)/python -m documentation
+
+lint: $(STAMP)  ## ruff, the imports between packages, hadolint, and whether `make docs` would change anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
+	$(DOCUMENTATION) --check
+
+docs: $(STAMP)  ## write the generated parts of the documentation
+	$(DOCUMENTATION)
+
+record: $(STAMP)  ## record the session that the README's picture shows, with the demo model
+	$(DOCUMENTATION).session
+	$(DOCUMENTATION)
 
 type: $(STAMP)  ## mypy on the package
 	$(BIN)/mypy
@@ -97,9 +109,6 @@ eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on,
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
 	$(BIN)/python benchmarks/soak.py $(ARGS)
-
-context-table: $(STAMP)  ## the README's table of what fits on which GPU
-	@$(BIN)/python benchmarks/context_table.py $(ARGS)
 
 # $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.
 define LOCK

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from phi_vision.errors import UsageError
 from phi_vision.model.crops import CropPolicy
-from phi_vision.planning.profiles import PROFILE_NAMES
 from phi_vision.spec import PHI_3_5_VISION
 
 DEVICES = ("auto", "cuda", "cpu", "mps")
+PROFILE_NAMES = ("auto", "faithful", "balanced", "long")  # what they hold: planning.profiles
 
 
 def _setting(

@@ -1,7 +1,9 @@
 """Every client example, and every snippet of the README, runs as it stands."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,24 +30,29 @@ def test_example(server: Server, path: Path) -> None:
     assert run(command, server).strip()
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", README, re.S)
-    return [block for block in found if "phi-3.5-vision" in block]
+def blocks(language: str, word: str) -> list[str]:
+    """The README's code blocks in which `word` stands."""
+    found = [block for block in re.findall(rf"```{language}\n(.*?)```", README, re.S) if word in block]
+    assert found, f"no {language} with {word} in the README"
+    return found
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code[:30])
+@pytest.mark.parametrize("code", blocks("python", "OpenAI"), ids=lambda code: code[:30])
 def test_readme_python(server: Server, code: str) -> None:
     local = code.replace("http://127.0.0.1:8000/v1", server.base_url)
     assert local != code
     assert run([sys.executable, "-"], server, local).strip()
 
 
-@pytest.mark.parametrize("code", [b for b in blocks("bash") if "curl" in b], ids=lambda code: code[:30])
+@pytest.mark.parametrize("code", blocks("bash", "curl"), ids=lambda code: code[:30])
 def test_readme_curl(server: Server, code: str) -> None:
     local = code.replace("http://127.0.0.1:8000", server.url)
     assert local != code
     assert "choices" in run(["bash", "-euo", "pipefail", "-c", local], server)
 
 
-def test_the_readme_has_both_snippets() -> None:
-    assert blocks("python") and [b for b in blocks("bash") if "curl" in b]
+@pytest.mark.parametrize("code", blocks("bash", "phi-vision predict"), ids=lambda code: code[:30])
+def test_readme_predict(server: Server, code: str) -> None:
+    local = code.replace(".venv/bin/phi-vision", f"{shlex.quote(sys.executable)} -m phi_vision")
+    assert local != code
+    assert json.loads(run(["bash", "-euo", "pipefail", "-c", local], server))

@@ -308,7 +308,7 @@ def diagram() -> Image.Image:
 def sign() -> Image.Image:
     """Three lines of large print, which even the demo model reads."""
     picture = Image.new("RGB", (800, 640), "white")
-    for row, line in enumerate(("GARDEN MARKET", "COFFEE $3.50", "OPEN 9:00")):
+    for row, line in enumerate(("GARDEN MARKET", "COFFEE $3.50", "OPEN 10:00")):
         ImageDraw.Draw(picture).text((120, 240 + 95 * row), line, "black", font(60), "ls")
     return picture
 

@@ -1,6 +1,5 @@
-"""The command line: light, honest about mistakes, and described rightly in the README."""
+"""The command line: light, and clear about mistakes."""
 
-import io
 import re
 import socket
 import subprocess
@@ -15,8 +14,6 @@ from phi_vision.errors import UsageError
 from PIL import Image
 
 from tests.support.pictures import encoded
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,16 +43,6 @@ def test_help_needs_nothing_heavy() -> None:
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
-
-
-@pytest.mark.parametrize("command", ["serve", "predict"])
-def test_the_readme_shows_the_real_help(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    printed = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", printed)
-    with pytest.raises(SystemExit):
-        main.main([command, "--help"])
-    assert printed.getvalue().strip() in README.read_text()
 
 
 def test_no_default_is_shown_where_there_is_none() -> None:

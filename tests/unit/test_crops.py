@@ -1,11 +1,7 @@
 """The crops policy, without an engine."""
 
-import re
-from pathlib import Path
-
 import pytest
 from phi_vision.model.crops import CropPolicy
-from phi_vision.model.geometry import num_image_tokens
 
 PHOTO = (1920, 1080)
 THUMBNAIL = (336, 336)
@@ -35,12 +31,3 @@ def test_adaptive_spares_small_pictures_only() -> None:
 
 def test_high_is_the_larger_of_both_settings() -> None:
     assert CropPolicy(single=2, multi=8).num_crops([PHOTO], ["high"]) == [8]
-
-
-def test_the_readmes_table_is_right() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    rows = re.findall(r"^\| (\d+) x (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", readme, re.M)
-    assert len(rows) == 3
-    for width, height, *tokens in rows:
-        expected = [num_image_tokens(int(width), int(height), n) for n in (16, 4, 1)]
-        assert [int(cell.replace(",", "")) for cell in tokens] == expected

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from phi_vision.planning.hardware import Device
 from phi_vision.spec import PHI_3_5_VISION
 
-QUALITY_SECTION = "README.md, 'What quantization costs'"
+QUALITY_SECTION = "benchmarks/README.md, 'What quantization costs'"
 
 _WEIGHTS_QUALITY = {
     "bf16": "",
@@ -96,7 +96,6 @@ PROFILES: Mapping[str, Profile] = {
         )
     ),
 }
-PROFILE_NAMES = ("auto", *PROFILES)
 
 
 def candidates(profile: str, device: Device) -> list[tuple[str, Setting]]:

@@ -1,0 +1,37 @@
+"""The generated parts of the documentation. That they are up to date, `make lint` checks."""
+
+from xml.etree import ElementTree
+
+import pytest
+from documentation.__main__ import filled_in
+from documentation.blocks import block, markdown_table
+from documentation.session import RECORD, drawn
+
+
+def test_only_what_stands_between_the_markers_is_written() -> None:
+    text = "before\n<!-- generated: tasks -->\nold\n<!-- end -->\nafter <!-- end -->\n"
+    assert filled_in(text) == (
+        f"before\n<!-- generated: tasks -->\n{block('tasks')}\n<!-- end -->\nafter <!-- end -->\n"
+    )
+    assert filled_in(filled_in(text)) == filled_in(text)
+
+
+def test_an_unknown_block_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        filled_in("<!-- generated: nothing -->\n<!-- end -->\n")
+
+
+def test_columns_of_numbers_are_aligned_to_the_right() -> None:
+    assert markdown_table(("a", "b"), [("x", "1"), ("y", "2 %")]).splitlines()[1] == "|---|---:|"
+
+
+def test_the_options_of_a_command_are_all_shown() -> None:
+    shown = block("options plan")
+    assert "| `--gpu " in shown and "| `--json` |" in shown and "--help" not in shown
+
+
+def test_the_picture_shows_what_was_recorded() -> None:
+    picture = ElementTree.fromstring(drawn('[{"command": "a < b", "output": ["<&>"]}]'))
+    lines = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert lines == ["$ a < b", "<&>"]
+    ElementTree.fromstring(drawn(RECORD.read_text()))
