@@ -60,7 +60,8 @@ def options(command: str) -> str:
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = command_line.parser()
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return commands.choices[command]
+    found: argparse.ArgumentParser = commands.choices[command]
+    return found
 
 
 def plan(gpu: str) -> str:
