@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -50,9 +51,8 @@ def options(command: str) -> str:
         value = "" if action.nargs == 0 else "|".join(action.choices or [str(action.metavar)])
         flag = f"`{' '.join(filter(None, [action.option_strings[0], value]))}`".replace("|", "\\|")
         default = "" if action.default in (None, "", False) else f"`{action.default}`"
-        meaning = (
-            str(action.help).replace(" (default: %(default)s)", "").replace("|", "\\|").replace("*", "\\*")
-        )
+        meaning = re.sub(r" ?\(default: %\(default\)s\)$", "", str(action.help))
+        meaning = re.sub(r"([|*<])", r"\\\1", meaning)
         rows.append((flag, default, meaning))
     return markdown_table(("option", "default", "meaning"), rows)
 

@@ -1,10 +1,11 @@
 """The generated parts of the documentation. That they are up to date, `make lint` checks."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
-from documentation.__main__ import filled_in
-from documentation.blocks import block, markdown_table
+from documentation.__main__ import DOCUMENTS, filled_in
+from documentation.blocks import ROOT, block, markdown_table
 from documentation.session import RECORD, drawn
 
 
@@ -35,3 +36,19 @@ def test_the_picture_shows_what_was_recorded() -> None:
     lines = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert lines == ["$ a < b", "<&>"]
     ElementTree.fromstring(drawn(RECORD.read_text()))
+
+
+def _anchors(text: str) -> set[str]:
+    """The names that GitHub gives to the headings of a Markdown text."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "server/CHANGELOG.md", "client_examples/README.md"])
+def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
+    document = ROOT / name
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text()):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target.read_text()), link

@@ -56,12 +56,22 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--image", action="append", required=True, metavar="PATH_OR_URL", help="a picture; repeat for several"
     )
-    predict.add_argument("--task", choices=tuple(PRESETS), default="caption", help="(default: %(default)s)")
+    predict.add_argument(
+        "--task",
+        choices=tuple(PRESETS),
+        default="caption",
+        help="what to do with the pictures (default: %(default)s)",
+    )
     predict.add_argument(
         "--prompt", metavar="TEXT", help="the question (vqa), or instead of the preset's prompt"
     )
     predict.add_argument("--output", metavar="FILE", help="write here instead of to the terminal")
-    predict.add_argument("--format", choices=("txt", "json"), default="txt", help="(default: %(default)s)")
+    predict.add_argument(
+        "--format",
+        choices=("txt", "json"),
+        default="txt",
+        help="the answer alone, or with usage and model (default: %(default)s)",
+    )
     predict.add_argument(
         "--device", choices=DEVICES, default="auto", help="for an engine of its own (default: %(default)s)"
     )
