@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from phi_vision.serving import media_connector
-from phi_vision.serving.middleware.request_limits import RequestLimits
+from phi_vision.serving.middleware.admission import AdmissionControl
 from vllm.multimodal.media.image import ImageMediaIO
 
 from tests.support.pictures import data_url, encoded, image_part, reference_picture, user, with_scans
@@ -37,13 +37,13 @@ def test_the_pictures_of_a_request_have_one_share(monkeypatch: pytest.MonkeyPatc
     async def receive() -> Any:
         return {"type": "http.request", "body": b""}
 
-    lifecycle = SimpleNamespace(refusal=lambda: None, one_request=contextlib.nullcontext)
+    lifecycle = SimpleNamespace(admission_error=lambda: None, count_request=contextlib.nullcontext)
     state = SimpleNamespace(phi_vision_lifecycle=lifecycle)
     scope = {"type": "http", "method": "POST", "headers": [], "app": SimpleNamespace(state=state)}
 
     async def two_requests() -> None:
-        guarded: Any = RequestLimits(app)
-        await asyncio.gather(*(guarded(scope, receive, None) for _ in range(2)))
+        admission: Any = AdmissionControl(app)
+        await asyncio.gather(*(admission(scope, receive, None) for _ in range(2)))
 
     asyncio.run(two_requests())
     assert None not in shares and len(shares) == 4 and len(set(shares)) == 2

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from phi_vision.cli import main
-from phi_vision.config import ServeConfig, setting_metadata
-from phi_vision.errors import UsageError
 from PIL import Image
 
 from tests.support.pictures import encoded
@@ -52,29 +49,6 @@ def test_no_default_is_shown_where_there_is_none() -> None:
         for c in commands
     )
     assert "(default: )" not in shown and "(default: None)" not in shown
-
-
-def test_flags_default_to_the_config() -> None:
-    options = main.parser().parse_args(["serve"])
-    assert ServeConfig(**{name: getattr(options, name) for name in setting_metadata()}) == ServeConfig()
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("num_crops", 0),
-        ("num_crops", 17),
-        ("num_crops_multi", 17),
-        ("port", 70000),
-        ("max_images", 0),
-        ("max_model_len", 1),
-        ("max_model_len", 200000),
-        ("gpu_memory_utilization", 1.5),
-    ],
-)
-def test_settings_out_of_range_name_their_flag(field: str, value: float) -> None:
-    with pytest.raises(UsageError, match="--" + field.replace("_", "-")):
-        ServeConfig(**{field: value})
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from phi_vision.config import ServeConfig
-from phi_vision.errors import UsageError
+from phi_vision.limits import Limits
 from phi_vision.serving import connections, descriptors
-from phi_vision.serving.connections import MAX_HEAD_BYTES, GuardedServer
+from phi_vision.serving.connections import MAX_HEAD_BYTES, LimitedServer
 
 GET = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n"
 KEEP_ALIVE_S = 5
@@ -61,7 +60,7 @@ class Client:
 
 @dataclass
 class Running:
-    server: GuardedServer
+    server: LimitedServer
     loop: FrozenLoop
     port: int
     release: asyncio.Event  # lets `/slow` answer
@@ -102,8 +101,7 @@ class Running:
 @asynccontextmanager
 async def running(max_connections: int = 100, sock: socket.socket | None = None) -> AsyncIterator[Running]:
     app = FastAPI()
-    app.state.phi_vision_max_connections = max_connections
-    app.state.phi_vision_client_timeout_s = CLIENT_TIMEOUT_S
+    app.state.phi_vision_limits = Limits(max_connections=max_connections, client_timeout_s=CLIENT_TIMEOUT_S)
     release = asyncio.Event()
 
     @app.get("/quick")
@@ -128,7 +126,7 @@ async def running(max_connections: int = 100, sock: socket.socket | None = None)
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=KEEP_ALIVE_S)
     config.load()
-    server = GuardedServer(config)
+    server = LimitedServer(config)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, FrozenLoop)
     ended = asyncio.create_task(server.serve(sockets=[sock]))
@@ -319,8 +317,12 @@ def test_a_failed_accept_does_not_end_the_server() -> None:
 
 def test_the_cap_leaves_descriptors_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "count_free", lambda: 200)
-    assert connections.connection_cap(1000) == 100
-    assert connections.connection_cap(50) == 50
+    limits = Limits(max_connections=1000, max_num_queued_reqs=500)
+    fitted = connections.fit_to_descriptors(limits)
+    assert (fitted.max_connections, fitted.max_num_queued_reqs) == (100, 99)  # one is left for a probe
+    few = Limits(max_connections=50, max_num_queued_reqs=40)
+    assert connections.fit_to_descriptors(few) == few
+    assert connections.fit_to_descriptors(Limits()).max_num_queued_reqs is None
 
 
 def test_the_limit_of_descriptors_is_raised_as_far_as_allowed() -> None:
@@ -335,8 +337,3 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_allowed() -> None:
         assert descriptors.count_free() == free + raised - 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_more_requests_than_connections_is_refused_at_the_start() -> None:
-    with pytest.raises(UsageError, match="--max-connections"):
-        ServeConfig(max_num_queued_reqs=ServeConfig.max_connections)

@@ -16,10 +16,10 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
-from phi_vision.config import ServeConfig
 from phi_vision.serving import lifecycle
 from phi_vision.serving.lifecycle import Lifecycle
-from phi_vision.serving.middleware import request_limits
+from phi_vision.serving.middleware.admission import AdmissionControl
+from phi_vision.serving.middleware.body_reader import BodyReader
 from phi_vision.serving.routes import health
 from vllm.entrypoints.launchers.launcher import NoSignalServer
 
@@ -79,11 +79,15 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def running(
-    monkeypatch: pytest.MonkeyPatch, max_requests: int = 2, shutdown_timeout_s: float = 5
+    monkeypatch: pytest.MonkeyPatch,
+    max_requests: int = 2,
+    shutdown_timeout_s: float = 5,
+    body_timeout_s: float = 600,
 ) -> AsyncIterator[Running]:
     app = FastAPI()
     app.include_router(health.router)
-    app.add_middleware(request_limits.RequestLimits)
+    app.add_middleware(BodyReader, max_bytes=1_000_000, timeout_s=body_timeout_s)
+    app.add_middleware(AdmissionControl)
     cancelled: list[str] = []
     finish = asyncio.Event()
 
@@ -168,11 +172,8 @@ def test_429_comes_before_the_body_is_sent(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_slow_sender_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ServeConfig(client_timeout_s=0.1).guard.to_environment().items():
-        monkeypatch.setenv(name, value)
-
     async def scenario() -> None:
-        async with running(monkeypatch, max_requests=1) as server:
+        async with running(monkeypatch, max_requests=1, body_timeout_s=0.1) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
             assert b"408" in await reader.readline()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from phi_vision.cli.plan import SETTINGS, show_plan
 from phi_vision.client.text import visible
-from phi_vision.config import DEVICES, ServeConfig, setting_metadata
+from phi_vision.config import DEVICES, ServeConfig
 from phi_vision.errors import PhiVisionError
+from phi_vision.limits import Limits
 from phi_vision.planning.hardware import GPU_NAMES
+from phi_vision.settings import Flag, flags
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import PRESETS
 
@@ -27,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="Any other flag goes to `vllm serve` as it is, and wins over ours.",
         allow_abbrev=False,
     )
-    _add_settings(serve, tuple(setting_metadata()))
+    _add_flags(serve, flags(ServeConfig))
+    _add_flags(serve.add_argument_group("limits"), flags(Limits))
 
     plan = commands.add_parser(
         "plan",
@@ -44,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="ID|PATH",
         help="'demo', a hub id or a folder (default: %(default)s)",
     )
-    _add_settings(plan, SETTINGS)
+    _add_flags(plan, [flag for flag in flags(ServeConfig) if flag.field in SETTINGS])
     plan.add_argument("--json", action="store_true", help="all terms in bytes, for machines")
 
     predict = commands.add_parser(
@@ -84,19 +87,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """The flags of these fields of `ServeConfig`."""
-    for name, (kind, default, metadata) in setting_metadata().items():
-        if name not in names:
-            continue
-        shown = "" if default in (None, "") else " (default: %(default)s)"
+def _add_flags(command: argparse._ActionsContainer, settings: Iterable[Flag]) -> None:
+    for flag in settings:
+        default = "" if flag.default in (None, "") else " (default: %(default)s)"
         command.add_argument(
-            "--" + name.replace("_", "-"),
-            type=kind,
-            default=default,
-            choices=metadata["choices"],
-            metavar=metadata["unit"] or None,
-            help=metadata["help"] + shown,
+            flag.name,
+            type=flag.parse,
+            default=flag.default,
+            choices=flag.choices,
+            metavar=flag.unit or None,
+            help=flag.help_text + default,
         )
 
 
@@ -110,8 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "serve":
             from phi_vision.cli.serve import serve
 
-            settings = {name: getattr(options, name) for name in setting_metadata()}
-            serve(ServeConfig(**settings, vllm_args=tuple(rest)))
+            serve(ServeConfig.from_flags(options, rest))
         elif options.command == "plan":
             show_plan(options)
         else:

@@ -58,7 +58,7 @@ def serve(config: ServeConfig) -> None:
     config = replace(config, port=opened.getsockname()[1])
     if option is not None:
         config = replace(config, max_model_len=option.plan.max_model_len)
-    os.environ.update(environment(device, option) | config.guard.to_environment())
+    os.environ.update(environment(device, option))
     folder = PrivateFolder()
 
     def clean_up() -> None:
@@ -149,7 +149,7 @@ def vllm_arguments(
         *("--host", config.host),
         *("--port", str(config.port)),
         *("--mm-processor-kwargs", json.dumps(vars(policy))),
-        *("--limit-mm-per-prompt", json.dumps({"image": config.max_images})),
+        *("--limit-mm-per-prompt", json.dumps({"image": config.limits.max_images})),
         # Threads that tokenise: the text of a whole context takes seconds, in which others must not wait.
         *("--renderer-num-workers", "4"),
         "--interleave-mm-strings",  # pictures stay where they stand between texts
@@ -169,8 +169,10 @@ def join_settings(args: argparse.Namespace, config: ServeConfig) -> None:
     """Put what settings decide into vLLM's parsed arguments, beside what the user gave of the same flags.
 
     Raises:
-        UsageError: flags of vLLM's that take away what `--rope per-request` works with.
+        UsageError: flags of vLLM's that take away what `--rope per-request` works with, or a limit of
+            ours in vLLM's spelling.
     """
+    config.limits.put_on(args)
     args.hf_overrides = {"longrope_per_request": config.chooses_rope, **args.hf_overrides}
     # As the model card has it, whatever the checkpoint's generation_config.json says.
     args.override_generation_config = {"temperature": 0.0, **args.override_generation_config}
@@ -285,6 +287,6 @@ def _run_vllm(args: argparse.Namespace, keys: Sequence[str], cause: Path) -> Non
         raise
     except Exception as error:
         logging.getLogger("vllm").debug("the start failed", exc_info=error)
-        raise startup_errors.explained(error, cause) from error
+        raise startup_errors.diagnose(error, cause) from error
     if not lifecycle.stop_was_requested():
         raise PhiVisionError("the engine's process died; its last words stand above. Start again")

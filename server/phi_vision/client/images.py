@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 from phi_vision.client.text import one_line
-from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
+from phi_vision.limits import Limits
 from phi_vision.media.decode import PictureRefused, read_header
 from phi_vision.media.fetch import FetchLimits, FetchRefused, fetch
 
-MAX_FILE_BYTES = int(ServeConfig.max_body_mb * 1e6) * 3 // 4  # in base64 it fills a request
+MAX_FILE_BYTES = int(Limits.max_body_mb * 1e6) * 3 // 4  # in base64 it fills a request
 _FETCH_TIMEOUT_S = 20.0
 
 

@@ -1,4 +1,4 @@
-"""The HTTP surface that vLLM lacks: all our routes and what is put around vLLM's own."""
+"""The endpoint plugin: our routes, and the middleware around all routes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from argparse import Namespace
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import State
+from starlette.middleware import Middleware
 from vllm.engine.protocol import EngineClient
 
-from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
+from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN
-from phi_vision.serving import connections
+from phi_vision.serving import connections, media_connector
 from phi_vision.serving.grammars import structured_outputs
+from phi_vision.serving.http import error_response
 from phi_vision.serving.lifecycle import Lifecycle, default_max_requests
 from phi_vision.serving.middleware import origins, rope_header
-from phi_vision.serving.middleware.access import KeyForAllWork
+from phi_vision.serving.middleware.admission import AdmissionControl
+from phi_vision.serving.middleware.api_key import ApiKeyMiddleware
 from phi_vision.serving.middleware.body import BodyLimits
+from phi_vision.serving.middleware.body_reader import BodyReader
 from phi_vision.serving.middleware.fields import FieldRules
-from phi_vision.serving.middleware.request_limits import RequestLimits, error_response
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.private_folder import record_shared_memory
 from phi_vision.serving.routes import chat, health, plan
@@ -27,35 +30,50 @@ from phi_vision.serving.vllm_compat import error_messages
 from phi_vision.spec import PHI_3_5_VISION
 
 
+def middleware(args: Namespace, limits: Limits) -> list[Middleware]:
+    """What a request passes on its way to a route, in this order: the cheap checks come first."""
+    keys = args.api_key or []
+    hosts = origins.allowed_hosts(limits.allowed_hosts, args.host, keyed=bool(keys))
+    return [
+        # By its head alone: a web page of another origin learns nothing, not even whether a key is needed.
+        Middleware(origins.OriginMiddleware, hosts=hosts, origins=args.allowed_origins),
+        # Clients without a key take no place in the queue.
+        *([Middleware(ApiKeyMiddleware, tokens=keys)] if keys else []),
+        # A full server refuses before it reads a body.
+        Middleware(AdmissionControl),
+        Middleware(BodyReader, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s),
+        # These two change the answers of the routes.
+        Middleware(structured_outputs.GrammarRefusals),
+        Middleware(rope_header.RopeHeader),
+    ]
+
+
 class TaskEndpoints:
-    """vLLM's `EndpointPlugin` protocol: attach the routes, then make what they need."""
+    """vLLM's `EndpointPlugin` protocol: attach the routes, then create what they need."""
 
     name = ENDPOINT_PLUGIN
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add our routes; vLLM puts them in the place of its own of the same path."""
-        app.include_router(chat.router)
+        """Add our routes, which vLLM puts in place of its own of the same path, and the middleware."""
+        args = app.state.args
+        limits = connections.fit_to_descriptors(Limits.from_args(args))
+        app.state.phi_vision_limits = limits
+        media_connector.configure(limits)  # vLLM creates the connector without `args`
+        for router in (chat.router, plan.router, health.router):
+            app.include_router(router)
         chat.describe_request(app)
-        app.include_router(plan.router)
-        app.include_router(health.router)
-        app.add_middleware(rope_header.RopeHeader)
-        app.add_middleware(structured_outputs.GrammarRefusals)
-        app.add_middleware(RequestLimits)
-        if keys := app.state.args.api_key:
-            app.add_middleware(KeyForAllWork, tokens=keys)  # around the limits: strangers get no further
-        guard, args = GuardSettings.from_environment(), app.state.args
-        hosts = origins.allowed_hosts(guard.allowed_hosts, args.host, keyed=bool(keys))
-        app.add_middleware(origins.OriginGuard, hosts=hosts, origins=args.allowed_origins)
-        app.state.phi_vision_max_connections = connections.connection_cap(guard.max_connections)
-        app.state.phi_vision_client_timeout_s = guard.client_timeout_s
+        for each in reversed(
+            middleware(args, limits)
+        ):  # Starlette wraps: the last one added is the first to run
+            app.add_middleware(each.cls, *each.args, **each.kwargs)
         connections.install()
         app.add_exception_handler(RequestError, _render)
         error_messages.install()
         self._app = app
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
-        """Build the chat service once vLLM's own is there."""
+        """Create the chat service and what the middleware needs, once vLLM's own services exist."""
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         state.phi_vision = service = chat.ChatService(state.openai_serving_chat, args)
@@ -69,10 +87,10 @@ class TaskEndpoints:
         max_model_len = config.model_config.max_model_len
         state.phi_vision_body_limits = BodyLimits(TokenBound(vocabulary), max_model_len)
         state.phi_vision_field_rules = FieldRules(self._app, config, service.served_names)
-        max_requests = GuardSettings.from_environment().max_requests
-        if max_requests is None:
-            max_requests = default_max_requests(config, service.tokens_per_request)
-        max_requests = min(max_requests, connections.requests_cap(state.phi_vision_max_connections))
+        limits: Limits = state.phi_vision_limits
+        max_requests = limits.max_num_queued_reqs or min(
+            default_max_requests(config, service.tokens_per_request), limits.max_connections - 1
+        )
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
         plan.report(state, config)
         record_shared_memory()

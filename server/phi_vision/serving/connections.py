@@ -1,9 +1,10 @@
-"""How many connections there are, and how long one may say nothing.
+"""Limits on connections: how many there are, and how long a client may take.
 
 Symptom: 400 idle connections ended a server with 256 file descriptors, and connections without a request,
-or with half a head, stayed for ever. Cause: uvloop's own server closes its listening socket for good when it
-runs out of descriptors; uvicorn bounds neither a head's time nor its size, nor the number of connections.
-Can go when uvicorn has these limits (its `limit_concurrency` answers 503, but keeps the connections).
+or with half a request head, stayed open for ever.
+Cause: uvloop's own server closes its listening socket for good when it runs out of descriptors; uvicorn
+limits neither the time nor the size of a request head, nor the number of connections.
+Can go when uvicorn has these limits (its `limit_concurrency` answers 503, but keeps the connections open).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, MutableSequence
+from dataclasses import replace
 from typing import Any, cast
 
 import uvicorn
@@ -23,6 +25,7 @@ from vllm.entrypoints.launchers import launcher
 from vllm.entrypoints.launchers.launcher import NoSignalServer
 
 from phi_vision.errors import RequestError
+from phi_vision.limits import Limits
 from phi_vision.serving import descriptors
 
 MAX_HEAD_BYTES = 65_536  # of a head; also of what is neither head nor body, such as trailers
@@ -31,27 +34,33 @@ logger = logging.getLogger("vllm.phi_vision.connections")
 
 
 def install() -> None:
-    """Have vLLM make a `GuardedServer` in this process: it has no setting for the class of its server."""
-    launcher.NoSignalServer = GuardedServer
+    """Have vLLM create a `LimitedServer` in this process; it has no setting for its server's class."""
+    launcher.NoSignalServer = LimitedServer
 
 
-def connection_cap(wanted: int) -> int:
-    """Connections at most: as many as wanted, and half of the free descriptors, for work needs some too."""
-    cap = max(2, min(wanted, descriptors.count_free() // 2))
-    if cap < wanted:
-        logger.warning(
-            "at most %d connections, not %d, and fewer requests: raise the limit of open files", cap, wanted
-        )
-    return cap
+def fit_to_descriptors(limits: Limits) -> Limits:
+    """The limits with as many connections as this process has file descriptors for.
 
-
-def requests_cap(connections: int) -> int:
-    """Requests at work at most: one connection is left that can make room for a probe."""
-    return connections - 1
+    Connections get half of the free descriptors, as other work needs some too. One connection is left that no
+    request holds, so that a probe can still be answered.
+    """
+    wanted = limits.max_connections
+    possible = max(2, min(wanted, descriptors.count_free() // 2))
+    if possible == wanted:
+        return limits
+    logger.warning(
+        "at most %d connections, not %d, and fewer requests: raise the limit of open files", possible, wanted
+    )
+    requests = limits.max_num_queued_reqs
+    return replace(
+        limits,
+        max_connections=possible,
+        max_num_queued_reqs=None if requests is None else min(requests, possible - 1),
+    )
 
 
 class _Timer:
-    """Does something once, unless it is stopped before."""
+    """Calls `action` after a delay, unless it is stopped before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay_s: float, action: Callable[[], None]) -> None:
         self._loop = loop
@@ -70,28 +79,28 @@ class _Timer:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, with limits on what a client sends before a request and on how it reads.
+    """uvicorn's HTTP connection with limits on time and size.
 
-    A client has `client_timeout_s` from a connection's beginning, or a head's first byte, to the end of the
-    head; and as much to take what it was sent, 48 KiB at a time.
+    A client has `client_timeout_s` to send a request head, counted from the start of the connection or from
+    the head's first byte, and as long to read each 48 KiB of an answer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waiting_since: float | None = None  # the loop's time; None while a request is at work
-        timeout_s: float = cast(FastAPI, self.config.app).state.phi_vision_client_timeout_s
+        timeout_s = _limits_of(self.config).client_timeout_s
         self._head_timer = _Timer(self.loop, timeout_s, self.abort)
         self._read_timer = _Timer(self.loop, timeout_s, self.abort)
         self._overhead = 0  # bytes since the last head or piece of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """The first head is awaited."""
+        """Start to wait for the first head."""
         super().connection_made(transport)
         self.waiting_since = self.loop.time()
         self._head_timer.start()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a head or body."""
+        """Take a piece of a head or body."""
         self._overhead += len(data)
         super().data_received(data)
         if self._at_work:
@@ -103,39 +112,39 @@ class Connection(HttpToolsProtocol):
             self.abort()
 
     def on_headers_complete(self) -> None:
-        """The parser has a head."""
+        """Count from here what follows the head."""
         self._overhead = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """The parser has some of a body."""
+        """Do not count the body, which has a limit of its own."""
         self._overhead = 0
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """From here on uvicorn's own time-out counts, until the next head's first byte."""
+        """Leave the wait for the next head's first byte to uvicorn's keep-alive timeout."""
         super().on_response_complete()
         if not self._at_work:
             self.waiting_since = self.loop.time()
 
     def pause_writing(self) -> None:
-        """The client does not keep up."""
+        """The client reads too slowly."""
         super().pause_writing()
         self._read_timer.start()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """The client has caught up."""
         self._read_timer.stop()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end, whoever wanted it."""
+        """Stop the timers, whoever closed the connection."""
         self._head_timer.stop()
         self._read_timer.stop()
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """Close now, whatever is still to be sent; from here on it does not count."""
+        """Close at once without sending the rest; from here on the connection is not counted."""
         self.waiting_since = None
         self.connections.discard(self)
         self.transport.abort()
@@ -147,10 +156,10 @@ class Connection(HttpToolsProtocol):
         return upgraded or (self.cycle is not None and not self.cycle.response_complete)
 
 
-class GuardedServer(NoSignalServer):
-    """vLLM's server with a cap on connections: the one that waits longest makes room for a new one.
+class LimitedServer(NoSignalServer):
+    """vLLM's server with a limit on connections: a new one closes the one that has been idle longest.
 
-    vLLM's loop that accepts for several processes serves one process too: it outlives a failed accept.
+    It always uses vLLM's accept loop for several API processes, because that loop survives a failed accept.
     """
 
     def __init__(
@@ -158,7 +167,7 @@ class GuardedServer(NoSignalServer):
     ) -> None:
         super().__init__(config, peer_loads or ([0], 0))
         config.http_protocol_class = Connection
-        self._max_connections: int = cast(FastAPI, config.app).state.phi_vision_max_connections
+        self._max_connections = _limits_of(config).max_connections
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, conn: socket.socket) -> None:
         if (
@@ -180,8 +189,12 @@ class GuardedServer(NoSignalServer):
         return True
 
 
+def _limits_of(config: uvicorn.Config) -> Limits:
+    return cast(FastAPI, config.app).state.phi_vision_limits
+
+
 def _refuse(conn: socket.socket, *, encrypted: bool) -> None:
-    """503, as far as that can be said without waiting."""
+    """Answer 503, as far as the socket takes it without waiting."""
     error = RequestError("all connections are in use; try again later", status=503, retry_after_s=2)
     body = json.dumps(error.body()).encode()
     head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"

@@ -1,7 +1,7 @@
-"""Whether this server takes work: its queue, its stop, and the engine's pulse.
+"""Whether the server admits requests: its queue, its shutdown and the health of its engine.
 
-vLLM answers SIGTERM by draining the engine while the routes go on taking requests that the engine then
-drops, and it ignores a second signal. Here the routes close first, and the second signal ends the wait.
+On SIGTERM vLLM drains the engine while its routes go on accepting requests, which the engine then drops, and
+it ignores a second signal. Here the routes refuse new requests first, and a second signal ends the wait.
 """
 
 from __future__ import annotations
@@ -31,19 +31,26 @@ _stop_requested = False  # of this process; read by the launcher when the server
 
 
 def stop_was_requested() -> bool:
-    """Whether the server ended because it was told to; otherwise its engine died."""
+    """Whether a signal ended the server; otherwise its engine died."""
     return _stop_requested
 
 
 def default_max_requests(config: VllmConfig, tokens_per_request: int) -> int:
-    """Twice as many requests as run at once: the KV cache's worth, and as many waiting."""
+    """Twice as many requests as run at once: as many as the KV cache holds, and as many waiting."""
     cache, scheduler = config.cache_config, config.scheduler_config
     kv_tokens = cache.kv_cache_size_tokens or (cache.num_gpu_blocks or 0) * cache.block_size
     return 2 * max(1, min(scheduler.max_num_seqs, kv_tokens // tokens_per_request))
 
 
 class Lifecycle:
-    """Counts the requests at work, probes the engine and handles SIGTERM and SIGINT."""
+    """Counts requests, probes the engine and handles SIGTERM and SIGINT.
+
+    Args:
+        engine: vLLM's client of the engine.
+        state: the application's; vLLM puts its `server` there.
+        max_requests: requests at work or waiting at most.
+        shutdown_timeout_s: time that they get to finish after a signal.
+    """
 
     def __init__(
         self, engine: EngineClient, state: State, max_requests: int, shutdown_timeout_s: float
@@ -55,10 +62,13 @@ class Lifecycle:
         self._in_flight = 0
         self._answered_at = time.monotonic()
         self._stop_at: float | None = None  # monotonic; when requests still running are cut off
-        self._tasks = [asyncio.create_task(self._take_signals()), asyncio.create_task(self._probe())]
+        self._tasks = [
+            asyncio.create_task(self._install_signal_handlers()),
+            asyncio.create_task(self._probe()),
+        ]
 
-    def refusal(self) -> RequestError | None:
-        """Why a new request is not taken now, if it is not."""
+    def admission_error(self) -> RequestError | None:
+        """The answer to a new request if it is not admitted now."""
         if self._stop_at is not None:
             return RequestError("the server is stopping", status=503, retry_after_s=RETRY_AFTER_S)
         if self._in_flight >= self.max_requests:
@@ -70,7 +80,7 @@ class Lifecycle:
         return None
 
     @contextlib.contextmanager
-    def one_request(self) -> Iterator[None]:
+    def count_request(self) -> Iterator[None]:
         """Count a request while it is answered."""
         self._in_flight += 1
         try:
@@ -80,29 +90,29 @@ class Lifecycle:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine's process is there."""
+        """Whether the engine's process runs."""
         return not self._engine.errored
 
-    def unready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Why a balancer should send requests elsewhere, if it should."""
         if not self.alive:
             return "the engine is dead"
-        if (refusal := self.refusal()) is not None:
-            return str(refusal)
+        if (error := self.admission_error()) is not None:
+            return str(error)
         silence_s = time.monotonic() - self._answered_at
         return f"the engine has not answered for {silence_s:.0f} s" if silence_s > READY_SILENCE_S else None
 
     async def _probe(self) -> None:
-        """Ask the engine's own loop something small, again and again."""
+        """Send the engine's own loop a cheap call, again and again."""
         while self.alive:
-            with contextlib.suppress(Exception):  # silence is what counts, whatever its reason
+            with contextlib.suppress(Exception):  # only the missing answer matters
                 async with asyncio.timeout(READY_SILENCE_S):
                     await self._engine.is_sleeping()
                 self._answered_at = time.monotonic()
             await asyncio.sleep(PROBE_INTERVAL_S)
 
-    async def _take_signals(self) -> None:
-        """Take the signals over from vLLM, which sets its handlers in the same step as `state.server`."""
+    async def _install_signal_handlers(self) -> None:
+        """Replace vLLM's signal handlers, which it installs in the same step as `state.server`."""
         while not hasattr(self._state, "server"):
             await asyncio.sleep(0.01)
         loop = asyncio.get_running_loop()

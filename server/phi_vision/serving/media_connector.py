@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
-import os
 import threading
 import time
 import weakref
@@ -22,8 +21,8 @@ from vllm.multimodal.media import MediaWithBytes
 from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.multimodal.media.image import ImageMediaIO
 
-from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
+from phi_vision.limits import Limits
 from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.fetch import FetchLimits, FetchRefused, fetch, networks
@@ -33,7 +32,6 @@ from phi_vision.plugin_names import MEDIA_CONNECTOR
 # Decoded pictures wait for the model's processor, 4 bytes a pixel. More at once is overload.
 DECODED_BUDGET_BYTES = 2 << 30
 _BUDGET_TIMEOUT_S = 10
-_MAX_WORKERS = 4
 
 _DECODED_AS = {"image_mode": "RGB", "rgba_background_color": (255, 255, 255)}  # part of vLLM's cache key
 
@@ -41,13 +39,13 @@ _DECODED_AS = {"image_mode": "RGB", "rgba_background_color": (255, 255, 255)}  #
 class _Decoder:
     """The decoders of this process, and how many bytes of their pictures are still alive."""
 
-    def __init__(self, settings: GuardSettings) -> None:
-        workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-        self.pool = DecoderPool(PictureLimits(settings.max_pixels), workers, settings.decode_timeout_s)
+    def __init__(self, limits: Limits) -> None:
+        pictures = PictureLimits(limits.max_image_pixels)
+        self.pool = DecoderPool(pictures, limits.num_media_workers, limits.decode_timeout_s)
         self._alive_bytes = 0
         self._lock = threading.Lock()  # the last reference may be dropped by any thread
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait until pictures decoded earlier have been used up."""
         deadline = time.monotonic() + _BUDGET_TIMEOUT_S
         while self._alive_bytes > DECODED_BUDGET_BYTES:
@@ -66,14 +64,19 @@ class _Decoder:
             self._alive_bytes += nbytes
 
 
-@functools.cache
-def _settings() -> GuardSettings:
-    return GuardSettings.from_environment()
+_limits = Limits()  # of this process; the defaults under vLLM's offline classes
+
+
+def configure(limits: Limits) -> None:
+    """Set the limits of this process, before the first picture."""
+    global _limits
+    _limits = limits
+    _decoder.cache_clear()
 
 
 @functools.cache
 def _decoder() -> _Decoder:
-    return _Decoder(_settings())
+    return _Decoder(_limits)
 
 
 # vLLM's routes hand a connector the URL alone; this says whose it is.
@@ -107,7 +110,7 @@ class GuardedMediaConnector(MediaConnector):
         else:
             data = await asyncio.to_thread(self._read, url)
         decoder = _decoder()
-        await decoder.room()
+        await decoder.wait_for_capacity()
         try:
             picture = await decoder.pool.decode(data, _share.get())
         except PictureRefused as error:
@@ -120,11 +123,10 @@ class GuardedMediaConnector(MediaConnector):
         return asyncio.run(self.load_from_url_async(url, media_io))
 
     async def _fetch(self, url: str) -> bytes:
-        settings = _settings()
         limits = FetchLimits(
-            max_bytes=settings.max_bytes,
-            timeout_s=settings.timeout_s,
-            allowed_networks=networks(settings.allowed_networks),
+            max_bytes=_limits.max_image_bytes,
+            timeout_s=_limits.media_timeout_s,
+            allowed_networks=networks(_limits.allow_private_media),
             allowed_hosts=self.allowed_media_domains,
         )
         try:
@@ -135,9 +137,9 @@ class GuardedMediaConnector(MediaConnector):
     def _read(self, url: str) -> bytes:
         scheme = _scheme(url)
         if scheme == "data":
-            return _data_url(url, _settings().max_bytes)
+            return _data_url(url, _limits.max_image_bytes)
         if scheme == "file" and self.allowed_local_media_path is not None:
-            return _file_url(url, self.allowed_local_media_path, _settings().max_bytes)
+            return _file_url(url, self.allowed_local_media_path, _limits.max_image_bytes)
         raise _refused("only http, https and data URLs are fetched")
 
 

@@ -80,7 +80,7 @@ def watch() -> None:
         logging.getLogger(name).addFilter(_LeaveCause())
 
 
-def explained(error: BaseException, cause_path: Path) -> PhiVisionError:
+def diagnose(error: BaseException, cause_path: Path) -> PhiVisionError:
     """The error that ended vLLM's server, with its cause and what to do about it."""
     cause = cause_path.read_text() if cause_path.exists() else f"{type(error).__name__}: {error}"
     if killed := re.search(r"Failed core proc\(s\): .*?: -(\d+)", cause):

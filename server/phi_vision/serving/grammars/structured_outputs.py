@@ -37,7 +37,7 @@ from phi_vision.plugin_names import GRAMMAR_BACKEND
 from phi_vision.serving.grammars import bounds
 from phi_vision.serving.grammars.bounds import Kind, SpecRefused
 from phi_vision.serving.grammars.trials import Compiler, GrammarTrials, Syntax, TrialFailed
-from phi_vision.serving.middleware.request_limits import error_response
+from phi_vision.serving.http import error_response
 
 _KINDS: tuple[Kind, ...] = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 # Options of vLLM's other backends, or for the server as a whole, that xgrammar ignores in a request.

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phi_vision.errors import RequestError
-from phi_vision.serving.middleware.request_limits import error_response
+from phi_vision.serving.http import error_response
 
 # Supervisors and load balancers call these by any name; they tell no more than that the server is well.
 PROBES = ("/livez", "/readyz", "/health", "/ping")
@@ -25,19 +25,19 @@ PROBES = ("/livez", "/readyz", "/health", "/ping")
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d*)?")  # an IPv6 address or another name, and a port
 
 
-def allowed_hosts(given: str | None, listening_on: str | None, *, keyed: bool) -> tuple[str, ...]:
-    """Patterns of host names. What was given, else all where a key is asked for; always our own names."""
+def allowed_hosts(configured: str | None, listening_on: str | None, *, keyed: bool) -> tuple[str, ...]:
+    """Patterns of host names: the configured ones, by default all if there is a key; always our own."""
     default = "*" if keyed else ""
     own = ("localhost", "*.localhost", socket.gethostname(), listening_on or "")
-    names = [*(default if given is None else given).split(","), *own]
+    names = [*(default if configured is None else configured).split(","), *own]
     return tuple(name.strip().lower() for name in names if name.strip())
 
 
-class OriginGuard:
+class OriginMiddleware:
     """Middleware around all routes: refuses with 403 what a web page of a stranger may have sent.
 
     Args:
-        app: what is guarded.
+        app: the next ASGI application.
         hosts: from `allowed_hosts`; `*.example.org` covers names below it, `*` every name.
         origins: such as `https://app.example.org`, or `*`.
     """
@@ -49,14 +49,14 @@ class OriginGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] not in ("http", "websocket") or (refusal := self._refusal(scope)) is None:
+        if scope["type"] not in ("http", "websocket") or (error := self._check(scope)) is None:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": str(refusal)})
+            await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
         else:
-            await error_response(refusal)(scope, receive, send)
+            await error_response(error)(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> RequestError | None:
+    def _check(self, scope: Scope) -> RequestError | None:
         headers = Headers(scope=scope)
         probe = scope["path"].removeprefix(scope.get("root_path", "")) in PROBES
         if not probe and not all(self._is_ours(host) for host in headers.getlist("host")):

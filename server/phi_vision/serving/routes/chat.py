@@ -29,7 +29,7 @@ from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConne
 from phi_vision.errors import RequestError
 from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import CROP_PX, num_image_tokens
-from phi_vision.serving.middleware.request_limits import PARSED
+from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets, requests
 
@@ -129,7 +129,7 @@ class ChatService:
 
 async def _json_body(raw_request: Request) -> dict[str, Any]:
     """The request's JSON object, as the limits have read it."""
-    body: dict[str, Any] | None = raw_request.scope.get(PARSED)
+    body: dict[str, Any] | None = raw_request.scope.get(PARSED_BODY)
     if body is None:
         raise RequestError("the body must be a JSON object")
     if unknown := sorted(set(body) - _KNOWN_FIELDS):

@@ -21,7 +21,7 @@ async def livez(request: Request) -> JSONResponse:
 async def readyz(request: Request) -> JSONResponse:
     """200 when a request sent now would be taken; 503 with the reason otherwise."""
     lifecycle: Lifecycle = request.app.state.phi_vision_lifecycle
-    return _answer(lifecycle.unready())
+    return _answer(lifecycle.unready_reason())
 
 
 def _answer(reason: str | None) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What a request may be, checked before any work is done for it: for every route that takes a body."""
+"""Reads the body of a request within its limits, and checks it before a route sees it."""
 
 from __future__ import annotations
 
@@ -6,72 +6,57 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from phi_vision.config import GuardSettings
 from phi_vision.errors import RequestError
-from phi_vision.serving import media_connector
-from phi_vision.serving.lifecycle import Lifecycle
+from phi_vision.serving.http import SAFE_METHODS, error_response
 from phi_vision.serving.middleware.body import BodyLimits
 from phi_vision.serving.middleware.fields import FieldRules
 
-READING = ("GET", "HEAD", "OPTIONS")  # methods that bring no work
-
-INLINE_BYTES = 50_000  # a body up to here is parsed at once, a larger one in a thread
+INLINE_BYTES = 50_000  # a body of up to this size is parsed at once, a larger one in a thread
 
 PRIORITY = "x-vllm-priority"  # a header
 
-PARSED = "phi_vision_body"  # in the scope: the request's JSON object
+PARSED_BODY = "phi_vision_body"  # key in the scope; its value is the request's JSON object
 
 
-def error_response(error: RequestError) -> JSONResponse:
-    """The error as OpenAI's clients expect it."""
-    return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
+class BodyReader:
+    """Middleware that reads and checks the whole body: a slow or endless sender never reaches a route.
 
-
-class RequestLimits:
-    """Middleware around all routes, behind the check of the key: the queue, then the body.
-
-    A request that is over the queue's limit is answered without reading it. The body is read here,
-    so that a slow or endless sender never reaches a handler.
+    Args:
+        app: the next ASGI application.
+        max_bytes: size of a body at most; a larger one is answered with 413.
+        timeout_s: time to send it; after that the answer is 408.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self.app = app
-        settings = GuardSettings.from_environment()
-        self._max_bytes = settings.max_body_bytes
-        self._timeout_s = settings.client_timeout_s
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
         self._parser = ThreadPoolExecutor(1, "phi-vision-body")  # one at a time: each can take much memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http" or scope["method"] in READING:
+        """Read, check, and pass the body on to the application."""
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
             await self.app(scope, receive, send)
             return
-        lifecycle: Lifecycle = scope["app"].state.phi_vision_lifecycle
-        if (refusal := lifecycle.refusal()) is not None:
-            await error_response(refusal)(scope, receive, send)
-            return
-        with lifecycle.one_request():
-            try:
-                _check_priority(Headers(scope=scope))
-                async with asyncio.timeout(self._timeout_s):
-                    body = await self._read(Headers(scope=scope), receive)
-                if body:
-                    scope[PARSED] = await self._checked(body, scope)
-            except TimeoutError:
-                error = RequestError(f"the body took longer than {self._timeout_s:g} s", status=408)
-                await error_response(error)(scope, receive, send)
-            except RequestError as error:
-                await error_response(error)(scope, receive, send)
-            else:
-                if body is not None:
-                    media_connector.begin_request()
-                    await self.app(scope, _replay(body, receive), send)
+        try:
+            _check_priority(Headers(scope=scope))
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._read(Headers(scope=scope), receive)
+            if body:
+                scope[PARSED_BODY] = await self._check(body, scope)
+        except TimeoutError:
+            error = RequestError(f"the body took longer than {self._timeout_s:g} s", status=408)
+            await error_response(error)(scope, receive, send)
+        except RequestError as error:
+            await error_response(error)(scope, receive, send)
+        else:
+            if body is not None:
+                await self.app(scope, _replay(body, receive), send)
 
-    async def _checked(self, body: bytes, scope: Scope) -> dict[str, Any]:
+    async def _check(self, body: bytes, scope: Scope) -> dict[str, Any]:
         """The JSON object, within all bounds and without fields that its route would not honour."""
         state = scope["app"].state
         limits: BodyLimits = state.phi_vision_body_limits
@@ -87,7 +72,7 @@ class RequestLimits:
         return await asyncio.get_running_loop().run_in_executor(self._parser, check)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The whole body; None when the client has gone."""
+        """The whole body; None when the client has disconnected."""
         too_large = RequestError(f"the request is larger than {self._max_bytes / 1e6:g} MB", status=413)
         announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > 2 * self._max_bytes:
@@ -104,7 +89,7 @@ class RequestLimits:
                 chunks.append(chunk)
             else:
                 chunks.clear()
-            # A little more is read and dropped: a client that is cut off while it sends may not see why.
+            # Somewhat more is read and dropped: a client that is cut off while it sends may miss the answer.
             if size > 2 * self._max_bytes or (size > self._max_bytes and not message.get("more_body")):
                 raise too_large
             if not message.get("more_body"):
@@ -112,14 +97,14 @@ class RequestLimits:
 
 
 def _check_priority(headers: Headers) -> None:
-    """vLLM reads it as the `priority` of the request, which must fit 64 bits, and does not look."""
+    """vLLM takes the request's `priority` from this header without checking that it fits 64 bits."""
     priority = headers.get(PRIORITY, "0").strip()
     if len(priority) > 19 and priority.lstrip("+-").isdecimal():
         raise RequestError("a priority has at most 18 digits", param=PRIORITY)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """`receive` that gives this body first."""
+    """A `receive` that delivers this body first."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

@@ -13,7 +13,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from phi_vision.config import ServeConfig
+from phi_vision.limits import Limits
 from phi_vision.serving.middleware.body import MAX_JSON_VALUES, MAX_MESSAGES, MAX_PARTS
 
 from tests.support.mutations import FUZZ_FACTOR, FUZZ_RANDOM, mutated_files
@@ -22,7 +22,7 @@ from tests.support.serving import PATIENCE_S, Server
 
 PHOTO = image_part(reference_picture(64, 48, 0), "low")
 CHAT = "/v1/chat/completions"
-BODY_BYTES = int(ServeConfig.max_body_mb * 1e6)
+BODY_BYTES = Limits().max_body_bytes
 
 
 def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:

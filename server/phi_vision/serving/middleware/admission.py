@@ -1,0 +1,29 @@
+"""Admission control: a request is refused while the server is full or stopping, before its body is read."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from phi_vision.serving import media_connector
+from phi_vision.serving.http import SAFE_METHODS, error_response
+from phi_vision.serving.lifecycle import Lifecycle
+
+
+class AdmissionControl:
+    """Middleware that counts requests while they are at work, and answers 429 or 503 where it admits none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit the request or refuse it."""
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
+            await self.app(scope, receive, send)
+            return
+        lifecycle: Lifecycle = scope["app"].state.phi_vision_lifecycle
+        if (error := lifecycle.admission_error()) is not None:
+            await error_response(error)(scope, receive, send)
+            return
+        with lifecycle.count_request():
+            media_connector.begin_request()
+            await self.app(scope, receive, send)
