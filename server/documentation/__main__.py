@@ -6,8 +6,8 @@ import argparse
 import re
 import sys
 
-from documentation import session
-from documentation.blocks import ROOT, block
+from documentation import blocks, session
+from documentation.blocks import ROOT
 
 DOCUMENTS = (
     "README.md",
@@ -16,13 +16,17 @@ DOCUMENTS = (
     "server/phi_vision/demo/MODEL_CARD.md",
     "benchmarks/README.md",
 )
-# <!-- generated: NAME --> ... <!-- end -->
-_BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+# <!-- generated: FUNCTION ARGUMENTS --> ... <!-- end -->
+_BLOCK = re.compile(r"(<!-- generated: ([a-z]\w*)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled_in(text: str) -> str:
-    """The Markdown `text` with each generated block made anew."""
-    return _BLOCK.sub(lambda found: f"{found[1]}{block(found[2])}\n{found[3]}", text)
+    """The Markdown `text` with each generated block made anew.
+
+    Raises:
+        AttributeError: there is no such block.
+    """
+    return _BLOCK.sub(lambda m: f"{m[1]}{getattr(blocks, m[2])(*m[3].split())}\n{m[4]}", text)
 
 
 def main() -> int:

@@ -23,14 +23,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RECORD, PICTURE = HERE / "session.json", HERE / "session.svg"
 
-# (command, the test picture that it asks about)
-REQUESTS = (
-    (".venv/bin/python client_examples/ocr_stream.py tests/images/sign.png", "sign.png"),
-    (
-        ".venv/bin/python client_examples/vqa.py tests/images/shapes.png 'What color is the circle?'",
-        "shapes.png",
-    ),
-)
+# The picture that each request is about, and the request.
+REQUESTS = {
+    "sign.png": ".venv/bin/python client_examples/ocr_stream.py tests/images/sign.png",
+    "shapes.png": ".venv/bin/python client_examples/vqa.py tests/images/shapes.png "
+    "'What color is the circle?'",
+}
 
 _COLUMNS, _LINE_PX, _LEFT_PX, _WIDTH_PX = 94, 20, 26, 846
 _THUMBNAIL_PX = (100, 80)

@@ -5,29 +5,25 @@ from xml.etree import ElementTree
 
 import pytest
 from documentation.__main__ import DOCUMENTS, filled_in
-from documentation.blocks import ROOT, block, markdown_table
+from documentation.blocks import ROOT, options, tasks
 from documentation.session import RECORD, drawn
 
 
 def test_only_what_stands_between_the_markers_is_written() -> None:
     text = "before\n<!-- generated: tasks -->\nold\n<!-- end -->\nafter <!-- end -->\n"
     assert filled_in(text) == (
-        f"before\n<!-- generated: tasks -->\n{block('tasks')}\n<!-- end -->\nafter <!-- end -->\n"
+        f"before\n<!-- generated: tasks -->\n{tasks()}\n<!-- end -->\nafter <!-- end -->\n"
     )
     assert filled_in(filled_in(text)) == filled_in(text)
 
 
 def test_an_unknown_block_is_an_error() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(AttributeError):
         filled_in("<!-- generated: nothing -->\n<!-- end -->\n")
 
 
-def test_columns_of_numbers_are_aligned_to_the_right() -> None:
-    assert markdown_table(("a", "b"), [("x", "1"), ("y", "2 %")]).splitlines()[1] == "|---|---:|"
-
-
 def test_the_options_of_a_command_are_all_shown() -> None:
-    shown = block("options plan")
+    shown = options("plan")
     assert "| `--gpu " in shown and "| `--json` |" in shown and "--help" not in shown
 
 
