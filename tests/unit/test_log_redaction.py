@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from phi_vision import plugin_names
+from phi_vision import serving
 from phi_vision.serving import log_redaction
 from phi_vision.serving.log_redaction import CleanRecords
 from uvicorn.config import LOGGING_CONFIG
@@ -82,7 +82,7 @@ def test_each_process_of_vllms_installs_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(logging, "getLogRecordFactory", lambda: logging.LogRecord)
     made: list[object] = []
     monkeypatch.setattr(logging, "setLogRecordFactory", made.append)
-    plugin_names.register_model()
+    serving.register_model()
     assert [type(factory) for factory in made] == [CleanRecords]
 
 
