@@ -17,27 +17,59 @@ from typing import Any
 
 from demo_training.exam import table as exam_table
 from phi_vision.cli import main as command_line
+from phi_vision.config import ServeConfig
+from phi_vision.limits import Limits
 from phi_vision.model.geometry import num_image_tokens
+from phi_vision.settings import Settings, flags
 from phi_vision.tasks.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 GPUS = ("l4", "a10", "4090", "a100-40", "a100-80", "h100", "h200")
 
 
+def settings() -> str:
+    """The settings of `phi-vision serve`, without the limits."""
+    return _flag_table(ServeConfig)
+
+
+def limits() -> str:
+    """The limits of `phi-vision serve`."""
+    return _flag_table(Limits)
+
+
+def _flag_table(kind: type[Settings]) -> str:
+    rows = []
+    for flag in flags(kind):
+        bounds = "" if flag.bounds is None else "{:,} to {:,}".format(*flag.bounds)
+        values = flag.choices or (flag.unit,)
+        rows.append((_option(flag.name, values), _default(flag.default), bounds, _escaped(flag.help_text)))
+    return _table("option | default | from, to | meaning", rows)
+
+
 def options(command: str) -> str:
-    """The options of a command: name and values, default, meaning."""
+    """The options of a command other than `serve`."""
     top = command_line.parser()
     commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
     rows = []
     for action in commands.choices[command]._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        values = "" if action.nargs == 0 else " " + "|".join(action.choices or [str(action.metavar)])
-        default = "" if action.default in (None, "", False) else f"`{action.default}`"
-        meaning = re.sub(r" ?\(default: %\(default\)s\)$", "", str(action.help))
-        flag = f"`{action.option_strings[0]}{values}`".replace("|", r"\|")
-        rows.append((flag, default, re.sub(r"([|*<])", r"\\\1", meaning)))
+        if not isinstance(action, argparse._HelpAction):
+            values = () if action.nargs == 0 else action.choices or (action.metavar,)
+            meaning = re.sub(r" ?\(default: %\(default\)s\)$", "", str(action.help))
+            option = _option(action.option_strings[0], values)
+            rows.append((option, _default(action.default), _escaped(meaning)))
     return _table("option | default | meaning", rows)
+
+
+def _option(name: str, values: Iterable[str]) -> str:
+    return f"`{name} {'|'.join(values)}".strip().replace("|", r"\|") + "`"
+
+
+def _default(value: Any) -> str:
+    return "" if value in (None, "", False) else f"`{value}`"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|*<])", r"\\\1", text)
 
 
 def plan(gpu: str) -> str:
