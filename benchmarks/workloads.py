@@ -96,7 +96,7 @@ def requests(
         yield {
             "model": model,
             "messages": messages,
-            "max_tokens": preset.max_tokens,
+            "max_tokens": preset.fields["max_tokens"],
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},

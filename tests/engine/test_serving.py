@@ -37,7 +37,9 @@ def test_models_are_listed_with_their_tasks(client: openai.OpenAI) -> None:
 def test_the_presets_are_shown(server: Server) -> None:
     listed = httpx.get(f"{server.base_url}/tasks").json()
     assert [entry["id"] for entry in listed["data"]] == list(PRESETS)
-    assert listed["data"][1]["prompt"] == PRESETS["ocr"].prompt
+    ocr = listed["data"][1]
+    assert ocr["prompt"] == PRESETS["ocr"].prompt
+    assert ocr["models"] == ["phi-3.5-vision-demo:ocr", "phi-3.5-vision:ocr"]
 
 
 def test_the_demo_says_that_it_is_one(server: Server, client: openai.OpenAI) -> None:
@@ -71,7 +73,7 @@ def test_presets_bound_the_answer(client: openai.OpenAI) -> None:
         max_tokens=None,
         extra_body={"allowed_token_ids": [300]},  # a letter: the demo's own captions end long before
     )
-    assert answer.usage.completion_tokens == PRESETS["caption"].max_tokens
+    assert answer.usage.completion_tokens == PRESETS["caption"].fields["max_tokens"]
 
 
 def test_the_presets_bound_gives_way_to_the_context(server: Server, client: openai.OpenAI) -> None:
@@ -83,7 +85,7 @@ def test_the_presets_bound_gives_way_to_the_context(server: Server, client: open
         filler,
         model="phi-3.5-vision:ocr",
         max_tokens=None,
-        extra_body={"allowed_token_ids": [300], "repetition_detection": None},
+        extra_body={"allowed_token_ids": [300], "repetition_detection": {"max_pattern_size": 0}},
     )
     assert answer.usage.total_tokens == 16384
     assert answer.choices[0].finish_reason == "length"

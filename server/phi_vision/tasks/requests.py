@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from phi_vision.errors import RequestError
 from phi_vision.model.crops import Detail
-from phi_vision.tasks.presets import PRESETS, Preset
+from phi_vision.tasks.presets import PRESETS, Preset, task_of
+from phi_vision.tasks.router_fields import is_choice
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class TaskRequest:
     pictures: tuple[Picture, ...] = field(default=())
 
 
-def apply(body: Mapping[str, Any], served_names: Collection[str]) -> TaskRequest:
+def apply(body: Mapping[str, Any], served_names: Collection[str], *, max_model_len: int) -> TaskRequest:
     """Resolve the task of a chat request and fill in what its preset gives.
 
     Args:
         body: the request as it came. Not changed.
         served_names: all model names the server answers to, tasks included.
+        max_model_len: the context in tokens, which bounds a preset's `max_tokens`.
 
     Raises:
         RequestError: unknown model or task, two different tasks, a task without a picture,
@@ -48,17 +51,20 @@ def apply(body: Mapping[str, Any], served_names: Collection[str]) -> TaskRequest
     """
     task = _resolve(body, served_names)
     pictures = tuple(_pictures(body))
-    filled = {key: value for key, value in body.items() if key != "task"}
+    own = {key: value for key, value in body.items() if key != "task"}
     if task is None:
-        return TaskRequest(filled, None, pictures)
+        return TaskRequest(own, None, pictures)
     if not pictures:
         raise RequestError(
             f"task '{task}' needs at least one picture (an `image_url` part)", param="messages"
         )
     preset = PRESETS[task]
+    fields = copy.deepcopy(dict(preset.fields))
+    if "max_tokens" in fields:
+        fields["max_tokens"] = min(fields["max_tokens"], max_model_len)
+    set_by_client = {key: value for key, value in own.items() if key not in fields or is_choice(key, value)}
+    filled = fields | set_by_client
     filled["messages"] = _with_prompts(body["messages"], task, preset)
-    if preset.repetition_detection is not None:
-        filled.setdefault("repetition_detection", dict(preset.repetition_detection))
     return TaskRequest(filled, task, pictures)
 
 
@@ -69,8 +75,7 @@ def _resolve(body: Mapping[str, Any], served_names: Collection[str]) -> str | No
         raise RequestError(
             f"the model {model!r} does not exist; served here: {known}", param="model", status=404
         )
-    suffix = str(model).rpartition(":")[2] if model is not None else None
-    by_name = suffix if suffix in PRESETS else None
+    by_name = None if model is None else task_of(model)
     by_field = body.get("task")
     if by_field is not None and (not isinstance(by_field, str) or by_field not in PRESETS):
         raise RequestError(f"unknown task {by_field!r}; one of: {', '.join(PRESETS)}", param="task")

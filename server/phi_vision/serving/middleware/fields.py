@@ -36,9 +36,7 @@ class FieldRules:
         self._known[_INVOCATIONS] = _fields([ChatCompletionRequest, CompletionRequest])
         for path in _COUNTING:
             self._known[path] |= frozenset(ChatCompletionRequest.model_fields) - {"mm_processor_kwargs"}
-        self._task_names = frozenset(
-            name for name in served_names if name.rpartition(":")[2] in presets.PRESETS
-        )
+        self._task_names = frozenset(filter(presets.task_of, served_names))
         self._transfers = {
             "kv_transfer_params": config.kv_transfer_config is not None,
             "ec_transfer_params": config.ec_transfer_config is not None,

@@ -32,6 +32,7 @@ from phi_vision.model.geometry import CROP_PX, num_image_tokens
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets, requests
+from phi_vision.tasks.router_fields import without_foreign_defaults
 
 router = APIRouter()
 
@@ -49,7 +50,7 @@ _KNOWN_FIELDS = (
 
 
 class ChatService:
-    """vLLM's chat handler, once for each task with the task's sampling as its defaults."""
+    """vLLM's chat handler for requests with pictures, and the rules for their crops."""
 
     def __init__(self, handler: OpenAIServingChat, args: Namespace) -> None:
         model_config = handler.model_config
@@ -68,28 +69,14 @@ class ChatService:
         trusted.online_renderer = copy.copy(handler.online_renderer)
         trusted.online_renderer.trust_request_mm_kwargs = True
         trusted.online_renderer.render_chat = _with_pictures(trusted.online_renderer.render_chat)
-        self._handlers: dict[str | None, OpenAIServingChat] = {None: trusted}
-        tokenizer = handler.renderer.get_tokenizer()
-        for task, preset in presets.PRESETS.items():
-            # vLLM takes a request's own values first and these where it is silent.
-            with_defaults = copy.copy(trusted)
-            with_defaults.default_sampling_params = {
-                **handler.default_sampling_params,
-                "temperature": preset.temperature,
-                "max_tokens": preset.max_tokens,
-                "stop_token_ids": tokenizer.convert_tokens_to_ids(list(preset.stop_tokens)),
-            }
-            self._handlers[task] = with_defaults
-
-    def handler(self, task: str | None) -> OpenAIServingChat:
-        """vLLM's handler with this task's defaults."""
-        return self._handlers[task]
+        self.handler: OpenAIServingChat = trusted
+        self.max_model_len: int = model_config.max_model_len
 
     @property
     def tokens_per_request(self) -> int:
-        """What an ordinary request takes of the KV cache: one picture and a preset's answer."""
+        """What an ordinary request takes of the KV cache: one picture and an answer."""
         picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
-        return picture + presets.Preset.max_tokens
+        return picture + presets.TYPICAL_ANSWER_TOKENS
 
     async def fetch(self, pictures: Sequence[requests.Picture]) -> list[Any]:
         """Fetch and decode the pictures, all at once; PIL images in vLLM's wrapper.
@@ -132,15 +119,16 @@ async def _json_body(raw_request: Request) -> dict[str, Any]:
     body: dict[str, Any] | None = raw_request.scope.get(PARSED_BODY)
     if body is None:
         raise RequestError("the body must be a JSON object")
+    body = without_foreign_defaults(body)
     if unknown := sorted(set(body) - _KNOWN_FIELDS):
         raise RequestError(f"unknown field {unknown[0]!r}", param=unknown[0])
     return body
 
 
 @router.get("/v1/tasks")
-async def show_tasks() -> JSONResponse:
-    """The presets: what each task fills in where the client is silent."""
-    return JSONResponse(presets.describe())
+async def show_tasks(raw_request: Request) -> JSONResponse:
+    """The presets: what each task adds to a request, and the names it is served under."""
+    return JSONResponse(presets.describe(raw_request.app.state.args.served_model_name))
 
 
 @router.post(
@@ -162,7 +150,7 @@ async def create_chat_completion(
 ) -> Response:
     """Chat completions as OpenAI and vLLM define them, with tasks and crops for pictures."""
     service: ChatService = raw_request.app.state.phi_vision
-    applied = requests.apply(body, service.served_names)
+    applied = requests.apply(body, service.served_names, max_model_len=service.max_model_len)
     request = _validated(applied.body)
     images = await service.fetch(applied.pictures)
     sizes = [(image.width, image.height) for image in images]
@@ -171,7 +159,7 @@ async def create_chat_completion(
     _pictures.set(images)
     del images  # decoded pictures are large, and only needed until they are rendered
 
-    answer = await service.handler(applied.task).create_chat_completion(request, raw_request)
+    answer = await service.handler.create_chat_completion(request, raw_request)
 
     if isinstance(answer, ErrorResponse):
         return JSONResponse(answer.model_dump(), status_code=answer.error.code)
