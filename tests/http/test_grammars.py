@@ -170,19 +170,19 @@ def test_the_sdk_gets_its_own_error_before_a_stream(stub: StubServer) -> None:
 
 
 def test_what_was_not_tried_goes_no_further() -> None:
-    from phi_vision.serving.grammars.structured_outputs import TriedSpec, _require_trial
+    from phi_vision.serving.vllm_compat.structured_outputs import TriedSpec, _require_trial
     from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
     _require_trial(SamplingParams(), None, None, None)
     _require_trial(SamplingParams(structured_outputs=TriedSpec(regex="a")), None, None, None)
     untried = SamplingParams(structured_outputs=StructuredOutputsParams(regex="a"))
-    with pytest.raises(VLLMValidationError, match="takes no structured outputs"):
+    with pytest.raises(VLLMValidationError, match="not supported on this route"):
         _require_trial(untried, None, None, None)
 
 
 def test_another_backend_is_refused() -> None:
-    from phi_vision.serving.grammars.structured_outputs import guard
+    from phi_vision.serving.vllm_compat.structured_outputs import install
 
     chosen = SimpleNamespace(backend="auto")
     pin_grammar_backend(chosen)
@@ -191,7 +191,7 @@ def test_another_backend_is_refused() -> None:
         pin_grammar_backend(SimpleNamespace(backend="guidance"))
     config = SimpleNamespace(structured_outputs_config=SimpleNamespace(backend="guidance"))
     with pytest.raises(RuntimeError, match="xgrammar"):
-        guard(SimpleNamespace(vllm_config=config))
+        install(SimpleNamespace(vllm_config=config))
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,6 @@ def test_another_backend_is_refused() -> None:
     ],
 )
 def test_fields(kind: Any, body: dict[str, Any], field: str) -> None:
-    from phi_vision.serving.grammars.structured_outputs import field_of
+    from phi_vision.serving.middleware.grammar_errors import field_of
 
     assert field_of(kind, json.loads(json.dumps(body))) == field

@@ -17,7 +17,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from phi_vision.limits import Limits
 from phi_vision.serving import connections, descriptors
-from phi_vision.serving.connections import MAX_HEAD_BYTES, LimitedServer
+from phi_vision.serving.connections import MAX_HEAD_BYTES
+from phi_vision.serving.vllm_compat.server_class import LimitedServer
 
 GET = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n"
 KEEP_ALIVE_S = 5

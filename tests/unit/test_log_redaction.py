@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 from phi_vision import serving
-from phi_vision.serving import log_redaction
 from phi_vision.serving.log_redaction import CleanRecords
+from phi_vision.serving.vllm_compat import log_records
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.logging import AccessFormatter
 from vllm.config.logging import LoggingConfig
@@ -30,7 +30,7 @@ ANY_LOGGER = ["vllm.entrypoints.x", "uvicorn.error", "asyncio", "some.library"]
 def _installed() -> Iterator[None]:
     """In this process for one test; vLLM's own factory is in between, as in the server."""
     before = logging.getLogRecordFactory()
-    log_redaction.install()
+    log_records.install()
     configure_logging(LoggingConfig())
     try:
         yield
@@ -66,9 +66,9 @@ def assert_harmless(text: str) -> None:
 
 
 def test_installing_again_changes_nothing() -> None:
-    log_redaction.install()
+    log_records.install()
     factory = logging.getLogRecordFactory()
-    log_redaction.install()
+    log_records.install()
     assert logging.getLogRecordFactory() is factory
     chain = []
     while factory is not None:

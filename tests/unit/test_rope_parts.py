@@ -20,7 +20,7 @@ from phi_vision.model import rope_table
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.rope_mode import HEADER
 from phi_vision.planning.checkpoint import DEMO_FOLDER
-from phi_vision.serving.middleware import rope_header as plugin
+from phi_vision.serving.middleware.rope_header import RopeHeader, request_modes
 from phi_vision.spec import PHI_3_5_VISION
 from torch import nn
 from vllm.model_executor.layers.rotary_embedding import phi3_long_rope_scaled_rope as vllm_rope
@@ -163,14 +163,14 @@ def test_the_v1_runner_asks_again_when_a_request_resumes(monkeypatch: pytest.Mon
 def app_that_asks_late(per_request: bool) -> FastAPI:
     """Routes that send the head of a stream before an engine is asked, or ask none."""
     app = FastAPI()
-    app.add_middleware(plugin.RopeHeader)
+    app.add_middleware(RopeHeader)
     app.state.phi_vision_rope_per_request = per_request
 
     async def answer(asks: bool) -> AsyncIterator[str]:
         yield "created "
         await asyncio.sleep(0)
         if asks:
-            plugin._modes.get().append("long")
+            request_modes.get().append("long")
         yield "answered "
         yield "ended"
 

@@ -145,9 +145,9 @@ def test_a_forked_engine_leaves_its_cause(tmp_path: Path) -> None:
 import logging, os, sys
 from vllm.config.logging import LoggingConfig
 from vllm.logger import configure_logging
-from phi_vision.serving import startup_errors
-startup_errors.watch()
-os.environ[startup_errors.VARIABLE] = sys.argv[1]
+from phi_vision.serving.vllm_compat import start_cause
+start_cause.install()
+os.environ[start_cause.CAUSE_VARIABLE] = sys.argv[1]
 if os.fork():
     os.wait()
     sys.exit()

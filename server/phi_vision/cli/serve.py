@@ -10,7 +10,8 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from phi_vision.planning.hardware import Device, find_device
 from phi_vision.planning.planner import Option
 from phi_vision.serving import descriptors, startup, startup_errors
 from phi_vision.serving.private_folder import PrivateFolder
+from phi_vision.serving.vllm_compat.start_cause import CAUSE_VARIABLE
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets
 
@@ -68,12 +70,11 @@ def serve(config: ServeConfig) -> None:
     startup.end_at_once_on_signals(clean_up)
     try:
         cause = folder.path / "cause"
-        os.environ.update(folder.environment() | {startup_errors.VARIABLE: str(cause)})
+        os.environ.update(folder.environment() | {CAUSE_VARIABLE: str(cause)})
         print(summary(config, device, checkpoint, option, keyed=bool(keys)), flush=True)
         args = vllm_parser().parse_args(vllm_arguments(config, device, checkpoint, option))
         join_settings(args, config)
-        startup.join_vllm(args, opened, clean_up)
-        _run_vllm(args, keys, cause)
+        _run_vllm(args, keys, cause, opened, clean_up)
     finally:
         startup.ignore_signals()
         clean_up()
@@ -267,13 +268,21 @@ def pin_grammar_backend(structured_outputs: Any) -> None:
     structured_outputs.backend = plugin_names.GRAMMAR_BACKEND
 
 
-def _run_vllm(args: argparse.Namespace, keys: Sequence[str], cause: Path) -> None:
+def _run_vllm(
+    args: argparse.Namespace,
+    keys: Sequence[str],
+    cause: Path,
+    opened: socket.socket,
+    clean_up: Callable[[], None],
+) -> None:
     # vLLM's `vllm` command itself is not used: in the CPU wheel it fails on its own package's metadata.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.logger import configure_logging_from_args
 
     from phi_vision.serving import lifecycle
+    from phi_vision.serving.vllm_compat import server_start
 
+    server_start.install(args, opened, clean_up)
     pin_grammar_backend(args.structured_outputs_config)
     configure_logging_from_args(args)
     args.api_key = list(keys) or None  # never on a command line, where others could read it

@@ -12,12 +12,13 @@ def register_model() -> None:
 
     from phi_vision import processes
     from phi_vision.model.config import Phi3VConfig
-    from phi_vision.serving import log_redaction, media_connector, startup_errors  # noqa: F401  (media_connector registers itself)
+    from phi_vision.serving import media_connector  # noqa: F401  (registers itself)
+    from phi_vision.serving.vllm_compat import log_records, start_cause
     from phi_vision.spec import PHI_3_5_VISION
 
     processes.watch()
-    log_redaction.install()
-    startup_errors.watch()
+    log_records.install()
+    start_cause.install()
 
     AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig, exist_ok=True)
     ModelRegistry.register_model(PHI_3_5_VISION.architecture, "phi_vision.model.phi3v:PhiVisionForCausalLM")

@@ -14,20 +14,26 @@ from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN
 from phi_vision.serving import connections, media_connector
-from phi_vision.serving.grammars import structured_outputs
 from phi_vision.serving.http import error_response
 from phi_vision.serving.lifecycle import Lifecycle, default_max_requests
-from phi_vision.serving.middleware import origins, rope_header
+from phi_vision.serving.middleware import origins
 from phi_vision.serving.middleware.admission import AdmissionControl
 from phi_vision.serving.middleware.api_key import ApiKeyMiddleware
 from phi_vision.serving.middleware.body import BodyLimits
 from phi_vision.serving.middleware.body_reader import BodyReader
 from phi_vision.serving.middleware.fields import FieldRules
+from phi_vision.serving.middleware.grammar_errors import GrammarErrors
+from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.private_folder import record_shared_memory
 from phi_vision.serving.routes import chat, health, plan
-from phi_vision.serving.vllm_compat import error_messages
-from phi_vision.spec import PHI_3_5_VISION
+from phi_vision.serving.vllm_compat import (
+    error_messages,
+    rope_modes,
+    server_class,
+    stop_tokens,
+    structured_outputs,
+)
 
 
 def middleware(args: Namespace, limits: Limits) -> list[Middleware]:
@@ -43,8 +49,8 @@ def middleware(args: Namespace, limits: Limits) -> list[Middleware]:
         Middleware(AdmissionControl),
         Middleware(BodyReader, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s),
         # These two change the answers of the routes.
-        Middleware(structured_outputs.GrammarRefusals),
-        Middleware(rope_header.RopeHeader),
+        Middleware(GrammarErrors),
+        Middleware(RopeHeader),
     ]
 
 
@@ -67,7 +73,7 @@ class TaskEndpoints:
             middleware(args, limits)
         ):  # Starlette wraps: the last one added is the first to run
             app.add_middleware(each.cls, *each.args, **each.kwargs)
-        connections.install()
+        server_class.install()
         app.add_exception_handler(RequestError, _render)
         error_messages.install()
         self._app = app
@@ -77,11 +83,11 @@ class TaskEndpoints:
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         state.phi_vision = service = chat.ChatService(state.openai_serving_chat, args)
-        structured_outputs.guard(engine_client)
-        _end_at_stop_tokens(engine_client)
+        structured_outputs.install(engine_client)
+        stop_tokens.install(engine_client)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
-            rope_header.note_modes(engine_client)
+            rope_modes.install(engine_client)
         config = engine_client.vllm_config
         vocabulary = state.openai_serving_chat.renderer.get_tokenizer().get_vocab()
         max_model_len = config.model_config.max_model_len
@@ -94,19 +100,6 @@ class TaskEndpoints:
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
         plan.report(state, config)
         record_shared_memory()
-
-
-def _end_at_stop_tokens(engine_client: EngineClient) -> None:
-    """Have every answer end where the model ends it, on all routes and with `ignore_eos` obeyed.
-
-    Symptom: plain answers go on after `<|end|>`. Cause: vLLM takes the end of an answer from the
-    tokenizer (`<|endoftext|>`) and from a generation_config.json, which a checkpoint need not have.
-    Can go: when vLLM takes such tokens from a flag.
-    """
-    ids = engine_client.renderer.get_tokenizer().convert_tokens_to_ids(list(PHI_3_5_VISION.stop_tokens))
-    fields = engine_client.input_processor.generation_config_fields
-    given = fields.get("eos_token_id") or []
-    fields["eos_token_id"] = [*ids, *([given] if isinstance(given, int) else given)]
 
 
 async def _render(_: Request, error: Exception) -> JSONResponse:

@@ -1,41 +1,28 @@
-"""Limits on connections: how many there are, and how long a client may take.
+"""Limits on one HTTP connection, and how many connections a process can afford.
 
-Symptom: 400 idle connections ended a server with 256 file descriptors, and connections without a request,
-or with half a request head, stayed open for ever.
-Cause: uvloop's own server closes its listening socket for good when it runs out of descriptors; uvicorn
-limits neither the time nor the size of a request head, nor the number of connections.
-Can go when uvicorn has these limits (its `limit_concurrency` answers 503, but keeps the connections open).
+Symptom: connections without a request, or with half a request head, stayed open for ever.
+Cause: uvicorn limits neither the time nor the size of a request head, nor the time a client takes to read.
+Can go: when uvicorn has these limits. `vllm_compat.server_class` limits the number of connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
-import socket
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from vllm.entrypoints.launchers import launcher
-from vllm.entrypoints.launchers.launcher import NoSignalServer
 
-from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.serving import descriptors
 
 MAX_HEAD_BYTES = 65_536  # of a head; also of what is neither head nor body, such as trailers
 
 logger = logging.getLogger("vllm.phi_vision.connections")
-
-
-def install() -> None:
-    """Have vLLM create a `LimitedServer` in this process; it has no setting for its server's class."""
-    launcher.NoSignalServer = LimitedServer
 
 
 def fit_to_descriptors(limits: Limits) -> Limits:
@@ -88,7 +75,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waiting_since: float | None = None  # the loop's time; None while a request is at work
-        timeout_s = _limits_of(self.config).client_timeout_s
+        timeout_s = limits_of(self.config).client_timeout_s
         self._head_timer = _Timer(self.loop, timeout_s, self.abort)
         self._read_timer = _Timer(self.loop, timeout_s, self.abort)
         self._overhead = 0  # bytes since the last head or piece of a body
@@ -156,51 +143,6 @@ class Connection(HttpToolsProtocol):
         return upgraded or (self.cycle is not None and not self.cycle.response_complete)
 
 
-class LimitedServer(NoSignalServer):
-    """vLLM's server with a limit on connections: a new one closes the one that has been idle longest.
-
-    It always uses vLLM's accept loop for several API processes, because that loop survives a failed accept.
-    """
-
-    def __init__(
-        self, config: uvicorn.Config, peer_loads: tuple[MutableSequence[int], int] | None = None
-    ) -> None:
-        super().__init__(config, peer_loads or ([0], 0))
-        config.http_protocol_class = Connection
-        self._max_connections = _limits_of(config).max_connections
-
-    async def _connect(self, loop: asyncio.AbstractEventLoop, conn: socket.socket) -> None:
-        if (
-            len(self.server_state.connections) + self._connecting > self._max_connections
-            and not self._evict()
-        ):
-            _refuse(conn, encrypted=self.config.ssl is not None)
-            self._connecting -= 1
-            self._publish_load()
-            return
-        await super()._connect(loop, conn)  # asyncio gives a TLS handshake 60 s
-
-    def _evict(self) -> bool:
-        connections = [c for c in self.server_state.connections if isinstance(c, Connection)]
-        waiting = [(c.waiting_since, c) for c in connections if c.waiting_since is not None]
-        if not waiting:
-            return False
-        min(waiting, key=lambda pair: pair[0])[1].abort()
-        return True
-
-
-def _limits_of(config: uvicorn.Config) -> Limits:
+def limits_of(config: uvicorn.Config) -> Limits:
+    """The limits of the app that uvicorn serves."""
     return cast(FastAPI, config.app).state.phi_vision_limits
-
-
-def _refuse(conn: socket.socket, *, encrypted: bool) -> None:
-    """Answer 503, as far as the socket takes it without waiting."""
-    error = RequestError("all connections are in use; try again later", status=503, retry_after_s=2)
-    body = json.dumps(error.body()).encode()
-    head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    lines = [f"{name}: {value}\r\n" for name, value in error.headers().items()]
-    conn.setblocking(False)
-    with conn, contextlib.suppress(OSError):
-        if not encrypted:
-            conn.send("".join([head, *lines, f"Content-Length: {len(body)}\r\n\r\n"]).encode() + body)
-            conn.recv(MAX_HEAD_BYTES)  # a close with bytes unread would take the answer back

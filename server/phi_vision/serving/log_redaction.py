@@ -23,17 +23,6 @@ _LINE_BREAKS = re.compile(r"[\t\n]")
 _QUERY = re.compile(r"\?[^\s\"']+")
 
 
-def install() -> None:
-    """For this process, once. Where records are made: vLLM and uvicorn replace handlers more than once, in
-    forked processes too, and have formatters that read a record's arguments."""
-    factory: Any = logging.getLogRecordFactory()
-    while factory is not None:
-        if isinstance(factory, CleanRecords):
-            return
-        factory = getattr(factory, "_factory", None)  # where vLLM's own keeps the one before it
-    logging.setLogRecordFactory(CleanRecords(logging.getLogRecordFactory()))
-
-
 class CleanRecords:
     """A factory of log records whose text is clean, whatever formats them.
 

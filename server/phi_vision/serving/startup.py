@@ -8,10 +8,8 @@ import os
 import signal
 import socket
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import psutil
 
@@ -76,29 +74,3 @@ def ignore_signals() -> None:
     """From now on this process ends by itself."""
     for number in _EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
-
-
-def join_vllm(args: Namespace, opened: socket.socket, clean_up: Callable[[], None]) -> None:
-    """Have vLLM take our socket and leave the signals to us.
-
-    It makes its own socket, whose port could be another program's by then. And on SIGTERM it raises
-    KeyboardInterrupt, which its `zmq_socket_ctx` swallows while it waits for the engine: the start goes on
-    with an engine that was told to stop, and both stay for ever. Ours can go when it ends its start itself.
-    """
-    from vllm.entrypoints.launchers import launcher
-    from vllm.entrypoints.launchers.api_server import entry
-
-    if args.uds or args.grpc or args.headless or args.data_parallel_multi_port_external_lb:
-        opened.close()  # these listen elsewhere, or in processes of their own
-    vllm_setup_server = entry.setup_server
-
-    def create_server_socket(address: tuple[str, int], *, reuse_port: bool) -> socket.socket:
-        return opened
-
-    def setup_server(args: Namespace, *, reuse_port: bool) -> Any:
-        result = vllm_setup_server(args, reuse_port=reuse_port)
-        end_at_once_on_signals(clean_up)  # `run_server` has just set its own
-        return result
-
-    launcher.create_server_socket = create_server_socket
-    entry.setup_server = setup_server

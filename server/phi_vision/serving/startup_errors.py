@@ -1,28 +1,18 @@
 """Why the engine did not start, as one line with a remedy instead of tracebacks of three processes.
 
-vLLM's engine fails in a process of its own, which logs the cause; the server only learns that it failed.
-So that process leaves the cause in a file that the launcher named. `--log-level debug` keeps the tracebacks.
-This can go once vLLM hands the cause to the server.
+The cause comes from the engine's process, see `vllm_compat.start_cause`. `--log-level debug` keeps the
+tracebacks.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import os
 import re
-import sys
 from pathlib import Path
 
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.planning import toolchain
 from phi_vision.planning.hardware import DRIVER_REMEDY
 
-VARIABLE = "PHI_VISION_START_FAULT"
-_LOGGED = ("EngineCore failed to start", "WorkerProc failed to start")
-# Loggers, not the handlers above them: on a GPU the engine's process is forked, so plugins do not load in it
-# again, and it sets vLLM's handlers up anew.
-_LOGGERS = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor")
 _MAX_CHARS = 600
 
 # What the cause looks like -> what to do. All of these are the user's to mend; others are not.
@@ -56,28 +46,6 @@ _REMEDIES = (
         "the hub does not give the model: check its name, the network and HF_TOKEN, or name a folder",
     ),
 )
-
-
-class _LeaveCause(logging.Filter):
-    """Keeps the cause of a failed start, and quiet about its traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        path = os.environ.get(VARIABLE)
-        if path is None or not record.exc_info or not record.getMessage().startswith(_LOGGED):
-            return True
-        error = record.exc_info[1]
-        if not Path(path).exists():  # the first failure is the cause; the others follow from it
-            Path(path).write_text(f"{type(error).__name__}: {error}")
-        if logging.getLogger("vllm").isEnabledFor(logging.DEBUG):
-            return True
-        sys.stderr = io.StringIO()  # this process ends now, with the same traceback once more
-        return False
-
-
-def watch() -> None:
-    """In each of vLLM's processes: have a failed start leave its cause, if the launcher asks for it then."""
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_LeaveCause())
 
 
 def diagnose(error: BaseException, cause_path: Path) -> PhiVisionError:

@@ -1,1 +1,19 @@
-"""What wraps or overrides vLLM's own code."""
+"""The boundary to vLLM: every patch of its code, one module each.
+
+A module says what goes wrong without it (Symptom), why (Cause) and when it can be deleted (Can go). Its
+`install` puts it in place.
+
+| module | replaces or wraps | so that |
+|---|---|---|
+| `error_messages` | `sanitize_message` | long messages neither block the server nor leave it |
+| `log_records` | the factory of log records | no picture, key or escape sequence is logged |
+| `rope_modes` | `EngineClient.generate` | a response names the LongRoPE factors it was computed with |
+| `server_class` | `NoSignalServer` | connections are capped |
+| `server_start` | `create_server_socket`, `setup_server` | the port is ours and a signal ends the start |
+| `start_cause` | the engine's log of a failed start | the launcher can say why |
+| `stop_tokens` | `generation_config_fields` | answers end at `<|end|>` |
+| `structured_outputs` | `EngineClient.add_request`, validation of specs | no spec stops the server |
+
+Patches that run in the engine's process stand with the model: `model.cpu_seeds`, `model.rope_table`,
+`model.rope_scheduler`. `tests/contract` checks every name of vLLM's that this package relies on.
+"""
