@@ -100,7 +100,12 @@ def contexts() -> str:
 def tasks() -> str:
     """The presets."""
     rows = [
-        (f"`{name}`", p.description, p.prompt or "refused: a question is needed", f"{p.max_tokens:,}")
+        (
+            f"`{name}`",
+            p.description,
+            p.prompt or "refused: a question is needed",
+            f"{p.fields['max_tokens']:,}",
+        )
         for name, p in PRESETS.items()
     ]
     return _table("task | what it does | prompt, where the message has no text | `max_tokens`", rows)

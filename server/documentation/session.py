@@ -66,7 +66,7 @@ def _thumbnail(name: str) -> str:
         width, height = _THUMBNAIL_PX
         small = picture.convert("RGB").resize((2 * width, 2 * height), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    small.quantize(8, dither=Image.Dither.NONE).save(encoded, "PNG", optimize=True)
+    small.quantize(16, dither=Image.Dither.NONE).save(encoded, "PNG", optimize=True)
     return base64.b64encode(encoded.getvalue()).decode()
 
 
