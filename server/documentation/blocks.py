@@ -20,44 +20,28 @@ from phi_vision.cli import main as command_line
 from phi_vision.config import ServeConfig
 from phi_vision.limits import Limits
 from phi_vision.model.geometry import num_image_tokens
-from phi_vision.settings import Settings, flags
+from phi_vision.settings import flags
 from phi_vision.tasks.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 GPUS = ("l4", "a10", "4090", "a100-40", "a100-80", "h100", "h200")
 
 
-def settings() -> str:
-    """The settings of `phi-vision serve`, without the limits."""
-    return _flag_table(ServeConfig)
-
-
-def limits() -> str:
-    """The limits of `phi-vision serve`."""
-    return _flag_table(Limits)
-
-
-def _flag_table(kind: type[Settings]) -> str:
-    rows = []
-    for flag in flags(kind):
-        bounds = "" if flag.bounds is None else "{:,} to {:,}".format(*flag.bounds)
-        values = flag.choices or (flag.unit,)
-        rows.append((_option(flag.name, values), _default(flag.default), bounds, _escaped(flag.help_text)))
-    return _table("option | default | from, to | meaning", rows)
-
-
-def options(command: str) -> str:
-    """The options of a command other than `serve`."""
+def options(command: str, group: str = "options") -> str:
+    """The options of a command, those of one group of its `--help`."""
     top = command_line.parser()
     commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    groups = {each.title: each._group_actions for each in commands.choices[command]._action_groups}
+    bounds = {flag.name: flag.bounds for kind in (ServeConfig, Limits) for flag in flags(kind) if flag.bounds}
     rows = []
-    for action in commands.choices[command]._actions:
+    for action in groups[group]:
         if not isinstance(action, argparse._HelpAction):
+            name = action.option_strings[0]
             values = () if action.nargs == 0 else action.choices or (action.metavar,)
             meaning = re.sub(r" ?\(default: %\(default\)s\)$", "", str(action.help))
-            option = _option(action.option_strings[0], values)
-            rows.append((option, _default(action.default), _escaped(meaning)))
-    return _table("option | default | meaning", rows)
+            limits = "{:,} to {:,}".format(*bounds[name]) if name in bounds else ""
+            rows.append((_option(name, values), _default(action.default), limits, _escaped(meaning)))
+    return _table("option | default | from, to | meaning", rows)
 
 
 def _option(name: str, values: Iterable[str]) -> str:
@@ -153,11 +137,12 @@ def demo_exam() -> str:
 
 
 def _table(head: str, rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; columns whose every cell begins with a digit are aligned to the right."""
+    """A Markdown table without its empty columns; those whose cells begin with a digit are aligned right."""
     cells = [[str(cell) for cell in row] for row in rows]
-    columns = zip(*cells, strict=True)
-    rule = "|".join("---:" if all(cell[:1].isdigit() for cell in column) else "---" for column in columns)
-    return "\n".join([f"| {head} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in cells)])
+    columns = [column for column in zip(head.split(" | "), *cells, strict=True) if any(column[1:])]
+    rule = ["---:" if all(cell[:1].isdigit() for cell in column[1:]) else "---" for column in columns]
+    first, *rest = (f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+    return "\n".join([first, f"|{'|'.join(rule)}|", *rest])
 
 
 def _run(*arguments: str) -> str:
