@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -324,17 +323,3 @@ def test_the_cap_leaves_descriptors_for_work(monkeypatch: pytest.MonkeyPatch) ->
     few = Limits(max_connections=50, max_num_queued_reqs=40)
     assert connections.fit_to_descriptors(few) == few
     assert connections.fit_to_descriptors(Limits()).max_num_queued_reqs is None
-
-
-def test_the_limit_of_descriptors_is_raised_as_far_as_allowed() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-        free = descriptors.count_free()
-        assert 0 < free < 256
-        descriptors.raise_limit()
-        raised = min(hard, 65_535) if hard != resource.RLIM_INFINITY else 65_535
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (raised, hard)
-        assert descriptors.count_free() == free + raised - 256
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

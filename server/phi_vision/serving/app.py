@@ -69,9 +69,7 @@ class TaskEndpoints:
         for router in (chat.router, plan.router, health.router):
             app.include_router(router)
         chat.describe_request(app)
-        for each in reversed(
-            middleware(args, limits)
-        ):  # Starlette wraps: the last one added is the first to run
+        for each in reversed(middleware(args, limits)):  # the one added last is the first to run
             app.add_middleware(each.cls, *each.args, **each.kwargs)
         server_class.install()
         app.add_exception_handler(RequestError, _render)
