@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.support.serving import PATIENCE_S, Server, starting_server, wait_until_ready
+from tests.support.serving import PATIENCE_S, Server, starting_server
 from tests.support.stub_server import StubServer, running_stub
 
 # By default httpx gives up after five seconds, which any answer may take on a busy machine.
@@ -36,7 +36,7 @@ def _start_early(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def server(server_at_start: Server) -> Server:
     """The demo model on the real engine, with a context small enough to overflow."""
-    wait_until_ready(server_at_start)
+    server_at_start.wait_until_ready()
     return server_at_start
 
 

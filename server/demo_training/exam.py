@@ -21,9 +21,10 @@ from random import Random
 from typing import Any
 
 import openai
-from phi_vision.client.chat import Server
-from phi_vision.client.process import own_server
+from phi_vision.client.chat import Endpoint
+from phi_vision.client.process import local_server
 from PIL import Image
+from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from demo_training import questions
@@ -103,7 +104,7 @@ def examine(client: openai.OpenAI, items: list[Item]) -> dict[str, dict[str, Any
         part = parts.setdefault(item.part, {"asked": 0, "exact": 0, "edits": 0, "chars": 0, "wrong": []})
         part["asked"] += 1
         part["exact"] += answer == item.answer
-        part["edits"] += edit_distance(answer, item.answer)
+        part["edits"] += Levenshtein.distance(answer, item.answer)
         part["chars"] += len(item.answer)
         if answer != item.answer and len(part["wrong"]) < 3:
             part["wrong"].append([item.answer, answer])
@@ -111,16 +112,6 @@ def examine(client: openai.OpenAI, items: list[Item]) -> dict[str, dict[str, Any
         part["exact"] = round(part["exact"] / part["asked"], 4)
         part["cer"] = round(part.pop("edits") / part.pop("chars"), 4)
     return parts
-
-
-def edit_distance(said: str, true: str) -> int:
-    """Fewest insertions, deletions and replacements that turn one into the other."""
-    row = list(range(len(true) + 1))
-    for i, a in enumerate(said, 1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(true, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    return row[-1]
 
 
 def table(parts: dict[str, dict[str, Any]]) -> str:
@@ -180,9 +171,11 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     args = parser.parse_args()
-    running = nullcontext(Server(args.base_url)) if args.base_url else own_server("auto", "--model", "demo")
-    with running as server:
-        client = openai.OpenAI(base_url=server.base_url, api_key=server.key or "none", timeout=600)
+    running = (
+        nullcontext(Endpoint(args.base_url)) if args.base_url else local_server("auto", "--model", "demo")
+    )
+    with running as endpoint:
+        client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key or "none", timeout=600)
         parts = examine(client, list(paper(args.count, args.seeds)))
         model = client.models.list().data[0].id
     print(table(parts))

@@ -12,12 +12,13 @@ import openai
 import pytest
 import torch
 from demo_training import questions, samples, views
-from demo_training.exam import edit_distance, small_print
+from demo_training.exam import small_print
 from demo_training.network import DemoNetwork
 from demo_training.pictures import GLYPHS, HELD_OUT_WORDS, PRINT_EM, Drawing, draw_shapes, draw_text
 from phi_vision.planning.checkpoint import DEMO_FOLDER
 from phi_vision.tasks.presets import PRESETS
 from PIL import Image
+from rapidfuzz.distance import Levenshtein
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -54,7 +55,7 @@ def test_it_reads_print_at_any_number_of_crops(client: openai.OpenAI, number: in
     pages = [page(i) for i in range(8)]
     said = [ask(client, "ocr", image_part(p.image), **crops(number)) for p in pages]
     true = ["\n".join(p.lines) for p in pages]
-    edits = sum(map(edit_distance, said, true))
+    edits = sum(map(Levenshtein.distance, said, true))
     assert edits <= errors * sum(map(len, true)), list(zip(true, said, strict=True))
 
 
@@ -81,7 +82,7 @@ def test_each_of_two_texts_is_read_in_its_place(client: openai.OpenAI) -> None:
     parts = [image_part(p.image) for p in (first, second)]
     for ordinal, own, other in (("first", first, second), ("second", second, first)):
         said = ask(client, "vqa", *parts, f"What does the {ordinal} picture say?")
-        assert edit_distance(said, own.lines[0]) <= 2 < edit_distance(said, other.lines[0])
+        assert Levenshtein.distance(said, own.lines[0]) <= 2 < Levenshtein.distance(said, other.lines[0])
 
 
 def test_low_detail_loses_what_high_detail_keeps(client: openai.OpenAI) -> None:
@@ -89,7 +90,7 @@ def test_low_detail_loses_what_high_detail_keeps(client: openai.OpenAI) -> None:
     true = [p.lines[0] for p in pages]
     low, high = (
         sum(
-            edit_distance(ask(client, "ocr", image_part(p.image, detail)), t)
+            Levenshtein.distance(ask(client, "ocr", image_part(p.image, detail)), t)
             for p, t in zip(pages, true, strict=True)
         )
         for detail in ("low", "high")
@@ -103,7 +104,7 @@ def test_a_cached_answer_is_the_fresh_one(client: openai.OpenAI) -> None:
     fresh = ask(client, "ocr", image_part(picture.image), extra_body={"cache_salt": "fresh"})
     again = ask(client, "ocr", image_part(picture.image), extra_body={"cache_salt": "fresh"})
     assert fresh == again
-    assert edit_distance(fresh, "\n".join(picture.lines)) <= 1
+    assert Levenshtein.distance(fresh, "\n".join(picture.lines)) <= 1
 
 
 def test_32_at_once_get_each_their_own(client: openai.OpenAI) -> None:
@@ -111,12 +112,12 @@ def test_32_at_once_get_each_their_own(client: openai.OpenAI) -> None:
     seeds = itertools.count(100)
     while len(pages) < 32:  # texts so different that a letter misread makes none into another
         new = page(next(seeds), lines=(1, 1))
-        if all(edit_distance(new.lines[0], p.lines[0]) > 6 for p in pages):
+        if all(Levenshtein.distance(new.lines[0], p.lines[0]) > 6 for p in pages):
             pages.append(new)
     with ThreadPoolExecutor(32) as pool:
         said = list(pool.map(lambda p: ask(client, "ocr", image_part(p.image, "low")), pages))
     for i, answer in enumerate(said):
-        nearest = min(range(32), key=lambda k: edit_distance(answer, pages[k].lines[0]))
+        nearest = min(range(32), key=lambda k: Levenshtein.distance(answer, pages[k].lines[0]))
         assert nearest == i, (answer, pages[i].lines[0])
 
 

@@ -14,8 +14,7 @@ import httpx
 import pytest
 
 from tests.support.pictures import data_url, encoded, reference_picture
-from tests.support.serving import running_server
-from tests.support.stub_server import StubServer, stub_program
+from tests.support.stub_server import StubServer
 
 OPEN_FILES = 256
 LIMITED = """
@@ -42,8 +41,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
     flags = ("--max-model-len", "16384", "--log-level", "debug", "--enable-log-requests")
     limited = ("-c", LIMITED, str(OPEN_FILES))
     folder = tmp_path_factory.mktemp("small")
-    with running_server(folder / "log.txt", *flags, program=(*limited, *stub_program(folder))) as server:
-        yield StubServer(server.process, server.log_path, folder)
+    with StubServer(folder, *flags, wrapper=limited) as stub:
+        stub.wait_until_ready()
+        yield stub
 
 
 def test_idle_connections_of_a_stranger_do_not_end_the_service(small: StubServer) -> None:

@@ -92,17 +92,17 @@ def test_what_the_server_refuses_is_one_line(stub: StubServer) -> None:
 def test_an_own_server_answers_with_a_key_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    servers: list[chat.Server] = []
+    servers: list[chat.Endpoint] = []
 
     @contextmanager
-    def watched(*args: Any, **options: Any) -> Iterator[chat.Server]:
-        with process.own_server(*args, **options) as own:
+    def watched(*args: Any, **options: Any) -> Iterator[chat.Endpoint]:
+        with process.local_server(*args, **options) as own:
             servers.append(own)
             yield own
 
     stub = [sys.executable, stub_engine.__file__, str(tmp_path), "--model", "demo"]
-    monkeypatch.setattr(process, "_command", lambda *flags: [*stub, *flags])
-    monkeypatch.setattr(phi_vision.cli.predict, "own_server", watched)
+    monkeypatch.setattr(process, "serve_command", lambda *flags: [*stub, *flags])
+    monkeypatch.setattr(phi_vision.cli.predict, "local_server", watched)
     monkeypatch.setenv("VLLM_API_KEY", "the-users-key")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with socket.socket() as closed:

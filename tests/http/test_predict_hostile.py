@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def test_an_error_within_the_stream_is_one_harmless_line(predict: Any, fake: Fak
 
 def test_the_last_words_of_an_own_engine_are_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
     program = f"print('early'); print({EVIL!r} + 'the end' + 'x' * 10**6); raise SystemExit(3)"
-    monkeypatch.setattr(process, "_command", lambda *_: [sys.executable, "-c", program])
-    with pytest.raises(UsageError, match="the engine did not start: ") as raised, process.own_server("cpu"):
+    monkeypatch.setattr(process, "serve_command", lambda *_: [sys.executable, "-c", program])
+    with pytest.raises(UsageError, match="the server did not start: ") as raised, process.local_server("cpu"):
         pass
     assert text.visible(str(raised.value)) == str(raised.value) and len(str(raised.value)) < 600
 
@@ -230,7 +231,70 @@ def test_the_servers_own_model_name_is_used(predict: Any, fake: FakeServer) -> N
     assert predict("--task", "ocr")[0] == 0
     assert fake.asked[0]["model"] == "mine:ocr"
     fake.models = [{"id": "other"}]
-    refused(predict(), 2, "has no model for the task caption; it serves other")
+    refused(predict(), 2, "does not do the task caption; its tasks: none")
+    fake.tasks = [{"id": "caption", "models": ["plain", "other"]}, {"id": "ocr", "models": ["text"]}]
+    assert predict()[0] == 0
+    assert fake.asked[1]["model"] == "plain"
+    refused(predict("--task", "vqa", "--prompt", "?"), 2, "its tasks: caption, ocr")
+
+
+@pytest.mark.parametrize(
+    "tasks", [[1], [{}], [{"id": "caption"}], [{"id": "caption", "models": []}], {"id": 1}]
+)
+def test_odd_tasks_are_as_good_as_none(predict: Any, fake: FakeServer, tasks: Any) -> None:
+    fake.tasks = tasks
+    assert predict()[0] == 0
+    assert fake.asked[0]["model"] == "mine:caption"
+
+
+# A server that is busy
+
+BUSY, STARTING = ("429 Busy", {"Retry-After": "2"}), ("503 Starting", {"Retry-After": "7"})
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What `predict` would have slept, in seconds."""
+    waits: list[float] = []
+    monkeypatch.setattr(command, "Retry", partial(chat.Retry, sleep=waits.append))
+    return waits
+
+
+def test_a_busy_server_is_asked_again_when_it_says(
+    predict: Any, fake: FakeServer, slept: list[float]
+) -> None:
+    fake.refusals = [BUSY, STARTING, ("429 Busy", {"Retry-After": "0"})]
+    code, printed, said = predict()
+    assert (code, printed, slept) == (0, "hello\n", [2, 7, 1])
+    assert said.splitlines()[:2] == [
+        "phi-vision: busy; trying again in 2 s",
+        "phi-vision: busy; trying again in 7 s",
+    ]
+    assert len(fake.asked) == 4 and fake.asked[0] == fake.asked[3]
+
+
+def test_a_date_to_come_back_is_understood(predict: Any, fake: FakeServer, slept: list[float]) -> None:
+    past = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    fake.refusals = [("429 Busy", past)]
+    assert predict()[0] == 0
+    assert slept == [1]
+
+
+def test_waiting_for_a_busy_server_ends(predict: Any, fake: FakeServer, slept: list[float]) -> None:
+    fake.refusals = [("429 Busy", {"Retry-After": "140"})] * 9
+    code, _, said = predict()
+    assert code == 2 and said.endswith("the server refused: busy\n")
+    assert slept == [140, 140] and chat.Retry().max_wait_s == 300
+
+
+@pytest.mark.parametrize("value", [None, "", "soon", "-1", "1.5", "9999999", "1" * 5000, EVIL[:8]])
+def test_a_busy_server_that_does_not_say_when_is_not_asked_again(
+    predict: Any, fake: FakeServer, slept: list[float], value: str | None
+) -> None:
+    for status, code in (("429 Busy", 2), ("503 Starting", 3)):
+        fake.refusals = [(status, {} if value is None else {"Retry-After": value})]
+        refused(predict(), code, "the server refused: busy" if code == 2 else "the server failed: busy")
+    assert not slept
 
 
 def test_the_key_goes_only_to_a_server_that_the_user_named(
@@ -278,7 +342,7 @@ def test_signals_end_what_the_command_began() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         before = signal.signal(number, signal.SIG_DFL)  # `nohup`, for one, hands on an ignored SIGHUP
         try:
-            with pytest.raises(SystemExit) as ended, command._stopped_by_signals():
+            with pytest.raises(SystemExit) as ended, command._exit_on_signals():
                 signal.raise_signal(number)
             assert ended.value.code == 128 + number
             assert signal.getsignal(number) is signal.SIG_DFL
@@ -291,9 +355,10 @@ def test_an_own_engine_does_not_outlive_the_command(tmp_path: Path) -> None:
     engine = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     program = (
         "import sys; from phi_vision.client import process\n"
-        f"process._command = lambda *_: [sys.executable, '-c', {engine!r}]\n"
-        "process._wait_until_ready = lambda child, *_: print(child.pid, flush=True) or sys.stdin.read()\n"
-        "with process.own_server('cpu'): pass"
+        f"process.serve_command = lambda *_: [sys.executable, '-c', {engine!r}]\n"
+        "def wait(server, **_): print(server.process.pid, flush=True); sys.stdin.read()\n"
+        "process.ServerProcess.wait_until_ready = wait\n"
+        "with process.local_server('cpu'): pass"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

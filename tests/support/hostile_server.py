@@ -25,10 +25,16 @@ def answer(content: str) -> str:
 
 
 class FakeServer:
-    """Serves `models` and answers a chat with `reply`, byte for byte; keeps what it was sent."""
+    """Serves `models`, and `tasks` if it has any; answers a chat with `reply`, byte for byte.
+
+    While there are `refusals`, each a status and headers, it answers with the next of these. Keeps what it
+    was sent.
+    """
 
     def __init__(self) -> None:
         self.models: list[Any] = [{"id": "mine"}, {"id": "mine:caption"}, {"id": "mine:ocr"}]
+        self.tasks: list[Any] | None = None
+        self.refusals: list[tuple[str, dict[str, str]]] = []
         self.status = "200 OK"
         self.headers: dict[str, str] = {"Content-Type": "text/event-stream"}
         self.reply: Iterable[bytes] | bytes | str = answer("hello")
@@ -39,14 +45,21 @@ class FakeServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 fake.keys.append(self.headers["Authorization"])
-                body = json.dumps({"object": "list", "data": fake.models}).encode()
+                listed = fake.tasks if self.path == "/v1/tasks" else fake.models
+                if self.path == "/v1/tasks" and fake.tasks is None:
+                    self.send(b"HTTP/1.1 404 Not Found\r\n\r\n", b"")
+                    return
+                body = json.dumps({"object": "list", "data": listed}).encode()
                 self.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", body)
 
             def do_POST(self) -> None:
                 fake.keys.append(self.headers["Authorization"])
                 fake.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                head = "".join(f"{name}: {value}\r\n" for name, value in fake.headers.items())
-                self.send(f"HTTP/1.1 {fake.status}\r\n{head}\r\n".encode("latin-1"), fake.reply)
+                refused = bool(fake.refusals)
+                status, headers = fake.refusals.pop(0) if refused else (fake.status, fake.headers)
+                head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+                reply = '{"error": {"message": "busy"}}' if refused else fake.reply
+                self.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1"), reply)
 
             def send(self, head: bytes, body: Iterable[bytes] | bytes | str) -> None:
                 parts = (

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 
-import httpx
 import openai
 import psutil
-from phi_vision.client.process import announced_port
+from phi_vision.client.process import ServerProcess, ServerStartError
 
 # The system may leave a client of a busy machine without a processor for half a minute, also between
 # connecting and sending. That is not what these tests are about.
@@ -29,95 +23,72 @@ PATIENT_ENV = {
 PATIENCE_S = 900  # for an answer or a start, which a busy machine may make slow; no test waits for its end
 
 
-@dataclass(frozen=True)
-class Server:
-    """A `phi-vision serve` in a process of its own."""
+SERVE = ("-m", "phi_vision", "serve")  # what Python runs
 
-    process: subprocess.Popen[bytes]
-    log_path: Path
 
-    @cached_property
-    def port(self) -> int:
-        """The port that it asked the system for, once its summary is there."""
-        port = announced_port(self.log)
-        assert port is not None, self.log
-        return port
+class Server(ServerProcess):
+    """A `phi-vision serve` on a free port, with these flags; patient with clients on a busy machine.
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    Leaving `with` also checks that it stops cleanly, once it has said where it listens.
+    """
 
-    @property
-    def base_url(self) -> str:
-        return f"{self.url}/v1"
+    def __init__(
+        self,
+        log_path: Path,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = SERVE,
+    ) -> None:
+        command = [sys.executable, *program, "--port", "0", *PATIENT_FLAGS, *flags]
+        super().__init__(command, log_path, env={**PATIENT_ENV, **(env or {})})
 
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and self.process.poll() is None and self.announced:
+                self._check_clean_stop()
+        finally:
+            super().__exit__(kind, error, trace)
 
     def client(self, api_key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=self.base_url, api_key=api_key, max_retries=0, timeout=PATIENCE_S)
 
+    def wait_until_ready(
+        self, timeout_s: float = PATIENCE_S, on_wait: Callable[[float], None] | None = None
+    ) -> None:
+        try:
+            super().wait_until_ready(timeout_s, on_wait)
+        except ServerStartError as error:
+            error.add_note(self.log[-4000:])
+            raise
 
-@contextmanager
+    def _check_clean_stop(self) -> None:
+        """SIGTERM ends every server of the suite with exit code 0, and leaves no process and no file."""
+        first = psutil.Process(self.process.pid)
+        family = first.children(recursive=True)
+        locks = [Path(file.path) for file in first.open_files() if file.path.endswith("/lock")]
+        assert self.stop(PATIENCE_S) == 0, self.log[-4000:]
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+        assert alive == [], self.log[-4000:]
+        assert locks and not [lock for lock in locks if lock.parent.exists()]
+
+
 def starting_server(
-    log_path: Path,
-    *flags: str,
-    env: Mapping[str, str] | None = None,
-    program: Sequence[str] = ("-m", "phi_vision", "serve"),
-) -> Iterator[Server]:
+    log_path: Path, *flags: str, env: Mapping[str, str] | None = None, program: Sequence[str] = SERVE
+) -> Server:
     """`phi-vision serve` with these flags, not yet ready; `program` is what Python runs."""
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *program, "--port", "0", *PATIENT_FLAGS, *flags],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **PATIENT_ENV, **(env or {})},
-            start_new_session=True,
-        )
-    server = Server(process, log_path)
-    try:
-        yield server
-        if process.poll() is None and announced_port(server.log) is not None:  # from then on it owes that
-            _check_clean_stop(server)
-    finally:
-        stop(process)
+    return Server(log_path, *flags, env=env, program=program)
 
 
 @contextmanager
 def running_server(
-    log_path: Path,
-    *flags: str,
-    env: Mapping[str, str] | None = None,
-    program: Sequence[str] = ("-m", "phi_vision", "serve"),
+    log_path: Path, *flags: str, env: Mapping[str, str] | None = None, program: Sequence[str] = SERVE
 ) -> Iterator[Server]:
     """The same, ready to answer."""
-    with starting_server(log_path, *flags, env=env, program=program) as server:
-        wait_until_ready(server)
+    with Server(log_path, *flags, env=env, program=program) as server:
+        server.wait_until_ready()
         yield server
-
-
-def stop(process: subprocess.Popen[bytes], timeout_s: float = PATIENCE_S) -> int:
-    """Ask it to end, then make it; its exit code."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-    return process.returncode
-
-
-def _check_clean_stop(server: Server) -> None:
-    """SIGTERM ends every server of the suite with exit code 0, and leaves no process and no file."""
-    first = psutil.Process(server.process.pid)
-    family = first.children(recursive=True)
-    locks = [Path(file.path) for file in first.open_files() if file.path.endswith("/lock")]
-    assert stop(server.process) == 0, server.log[-4000:]
-    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
-    assert alive == [], server.log[-4000:]
-    assert locks and not [lock for lock in locks if lock.parent.exists()]
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
@@ -126,16 +97,3 @@ def eventually(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> 
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
-
-
-def wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if server.process.poll() is not None:
-            raise RuntimeError(f"the server ended with {server.process.returncode}:\n{server.log[-4000:]}")
-        if announced_port(server.log) is not None:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
-                    return
-        time.sleep(0.2)
-    raise RuntimeError(f"the server did not start in {PATIENCE_S} s:\n{server.log[-4000:]}")

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.support import stub_engine
-from tests.support.serving import Server, running_server
+from tests.support.serving import Server
 
 
-@dataclass(frozen=True)
 class StubServer(Server):
-    """A running stub, what reached its engine, and a hold on its answers."""
+    """The stub with the demo's tokenizer and config and these flags of `serve`.
 
-    folder: Path
+    It shows what reached its engine, and can hold its answers back. `wrapper` is what Python runs it with.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        super().__init__(folder / "log.txt", *flags, env=env, program=(*wrapper, *stub_program(folder)))
+        self.folder = folder
 
     @property
     def requests(self) -> list[dict[str, Any]]:
@@ -40,9 +49,10 @@ class StubServer(Server):
 
 @contextmanager
 def running_stub(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[StubServer]:
-    """The stub with the demo's tokenizer and config and these flags of `serve`, ready to answer."""
-    with running_server(folder / "log.txt", *flags, env=env, program=stub_program(folder)) as server:
-        yield StubServer(server.process, server.log_path, folder)
+    """A `StubServer` that is ready to answer."""
+    with StubServer(folder, *flags, env=env) as stub:
+        stub.wait_until_ready()
+        yield stub
 
 
 def stub_program(folder: Path) -> tuple[str, ...]:

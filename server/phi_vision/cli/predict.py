@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phi_vision.client.chat import Answer, KeyWanted, Server, ask, served_models
+from phi_vision.client.chat import Answer, Endpoint, KeyWanted, Retry, ask, served_tasks
 from phi_vision.client.images import Input, load
 from phi_vision.client.output import check_writable, write_whole
-from phi_vision.client.process import own_server
+from phi_vision.client.process import local_server
 from phi_vision.client.text import one_line, visible
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
@@ -39,7 +39,7 @@ def predict(options: argparse.Namespace) -> None:
         UsageError: anything that the user can mend, in one line.
         PhiVisionError: the server failed, or its answer is not understood.
     """
-    with _stopped_by_signals():
+    with _exit_on_signals():
         _predict(options)
 
 
@@ -55,11 +55,13 @@ def _predict(options: argparse.Namespace) -> None:
     pictures = [load(name) for name in options.image]
     streams = output is None and options.format == "txt"
     started_s = time.perf_counter()
-    with _server(options.base_url, options.device) as server:
-        model = _model_for(server, options.task)
-        answer = _ask(server, model, options.prompt, pictures, streams=streams)
+    with _endpoint(options.base_url, options.device) as endpoint:
+        model = _find_model(endpoint, options.task)
+        answer = _ask(endpoint, model, options.prompt, pictures, streams=streams)
     if answer.model == PHI_3_5_VISION.demo_name:
-        _note("answered by the DEMO model: it reads printed capitals and names plain shapes, nothing else")
+        _print_status(
+            "answered by the DEMO model: it reads printed capitals and names plain shapes, nothing else"
+        )
     if streams:
         return
     if options.format == "json":
@@ -86,47 +88,50 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _server(base_url: str | None, device: str) -> Iterator[Server]:
+def _endpoint(base_url: str | None, device: str) -> Iterator[Endpoint]:
     """The server asked for, one on the default port, or one started for this.
 
     Only the first gets the user's key: anybody may listen on the default port.
     """
     named = base_url or os.environ.get("OPENAI_BASE_URL")
     if named:
-        yield Server(named, os.environ.get("OPENAI_API_KEY"), named=True)
+        yield Endpoint(named, os.environ.get("OPENAI_API_KEY"), named=True)
         return
-    default = Server(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
-    if _is_ours(default):
-        _note(f"using the server at {default.base_url}")
+    default = Endpoint(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
+    if _has_our_tasks(default):
+        _print_status(f"using the server at {default.base_url}")
         yield default
-    else:
-        with own_server(device, note=_note) as own:
-            yield own
+        return
+    started_s = time.monotonic()
+
+    def on_wait(waited_s: float) -> None:
+        _print_status(f"no server found; starting an engine: {waited_s:.0f} s", end="\r")
+
+    with local_server(device, on_wait=on_wait) as endpoint:
+        _print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
+        yield endpoint
 
 
-def _is_ours(server: Server) -> bool:
-    """Whether a server that knows our tasks is there."""
+def _has_our_tasks(endpoint: Endpoint) -> bool:
     try:
-        names = served_models(server, _PROBE_TIMEOUT_S)
+        return not PRESETS.keys().isdisjoint(served_tasks(endpoint, _PROBE_TIMEOUT_S))
     except KeyWanted:
         raise  # better than a second model in the same memory
     except PhiVisionError:
         return False
-    return any(name.rpartition(":")[2] in PRESETS for name in names)
 
 
-def _model_for(server: Server, task: str) -> str:
-    """The name under which the server does this task, whatever its operator calls the model."""
-    names = served_models(server)
-    for name in names:
-        if name.endswith(f":{task}"):
-            return name
-    known = one_line(", ".join(names)) or "nothing"
-    raise UsageError(f"the server at {server.base_url} has no model for the task {task}; it serves {known}")
+def _find_model(endpoint: Endpoint, task: str) -> str:
+    """The name under which the server does this task."""
+    tasks = served_tasks(endpoint)
+    if task not in tasks:
+        known = one_line(", ".join(tasks)) or "none"
+        raise UsageError(f"the server at {endpoint.base_url} does not do the task {task}; its tasks: {known}")
+    return tasks[task]
 
 
 def _ask(
-    server: Server, model: str, prompt: str | None, pictures: Sequence[Input], *, streams: bool
+    endpoint: Endpoint, model: str, prompt: str | None, pictures: Sequence[Input], *, streams: bool
 ) -> Answer:
     """Send the request; show the text as it comes if asked to."""
     content: list[dict[str, Any]] = [
@@ -134,8 +139,9 @@ def _ask(
     ]
     if prompt:
         content.append({"type": "text", "text": prompt})
+    retry = Retry(on_wait=lambda message, wait_s: _print_status(f"{message}; trying again in {wait_s:.0f} s"))
     if not streams:
-        return ask(server, model, content, len(pictures))
+        return ask(endpoint, model, content, len(pictures), retry=retry)
     shown = False
 
     def show(piece: str) -> None:
@@ -144,7 +150,7 @@ def _ask(
         _print(piece)
 
     try:
-        answer = ask(server, model, content, len(pictures), show)
+        answer = ask(endpoint, model, content, len(pictures), show, retry)
     except BaseException:
         if shown:
             _print("\n")
@@ -154,7 +160,7 @@ def _ask(
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def _exit_on_signals() -> Iterator[None]:
     """An own engine and a draft go with the command, also when it is told to stop or the terminal goes."""
 
     def end(number: int, _: Any) -> None:
@@ -184,6 +190,6 @@ def _print(text: str) -> None:
         raise UsageError(f"cannot write the answer: {error.strerror}") from error
 
 
-def _note(text: str, end: str = "\n") -> None:
-    """A word to the user beside the answer."""
+def _print_status(text: str, end: str = "\n") -> None:
+    """To stderr, beside the answer."""
     print(f"phi-vision: {text}", end=end, file=sys.stderr, flush=True)

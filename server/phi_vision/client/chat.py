@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 import httpx
@@ -27,9 +29,13 @@ class KeyWanted(UsageError):
     """The server asks for a key, but the user has not named it, so it gets none."""
 
 
+class Unreachable(UsageError):
+    """No server is there."""
+
+
 @dataclass(frozen=True)
-class Server:
-    """Where to ask.
+class Endpoint:
+    """A server to ask.
 
     Args:
         base_url: with its `/v1`.
@@ -40,6 +46,21 @@ class Server:
     base_url: str
     key: str | None = None
     named: bool = False
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What to do where a server is busy (429) or not ready (503) and says when to come back.
+
+    Args:
+        max_wait_s: waits of one request together; 0 for none.
+        on_wait: is told the server's message and the seconds until the next attempt.
+        sleep: waits.
+    """
+
+    max_wait_s: float = 300.0
+    on_wait: Callable[[str, float], None] = lambda message, wait_s: None
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
@@ -54,34 +75,56 @@ class Answer:
     image_tokens: list[int | None]
 
 
-def served_models(server: Server, timeout_s: float = _CONNECT_TIMEOUT_S) -> list[str]:
+def served_models(endpoint: Endpoint, timeout_s: float = _CONNECT_TIMEOUT_S) -> list[str]:
     """The names that the server answers to.
 
     Raises:
         UsageError: no server is there, or it wants a key.
         PhiVisionError: its answer is not understood.
     """
-    with _exchange(server, "GET", "/models", timeout_s=timeout_s) as response:
+    with _exchange(endpoint, "GET", "/models", timeout_s=timeout_s) as response:
         data = _json(_read(response))
     models = _field(data, "data", list)
     return [_field(model, "id", str) for model in models]
 
 
+def served_tasks(endpoint: Endpoint, timeout_s: float = _CONNECT_TIMEOUT_S) -> dict[str, str]:
+    """A model name for each task of the server, whatever its operator calls the model.
+
+    A server that has no `GET /v1/tasks` is asked for its models: those named `MODEL:TASK` count.
+
+    Raises:
+        UsageError: no server is there, or it wants a key.
+        PhiVisionError: its answer is not understood.
+    """
+    try:
+        with _exchange(endpoint, "GET", "/tasks", timeout_s=timeout_s) as response:
+            tasks = _field(_json(_read(response)), "data", list)
+        return {_field(task, "id", str): str(_field(task, "models", list)[0]) for task in tasks}
+    except (KeyWanted, Unreachable):
+        raise
+    except (PhiVisionError, IndexError):
+        names = served_models(endpoint, timeout_s)
+    return {name.rpartition(":")[2]: name for name in reversed(names) if ":" in name}  # the first one counts
+
+
 def ask(
-    server: Server,
+    endpoint: Endpoint,
     model: str,
     content: Sequence[Mapping[str, Any]],
     pictures: int,
     show: Callable[[str], None] | None = None,
+    retry: Retry | None = None,
 ) -> Answer:
     """Send one user message and read the stream.
 
     Args:
-        server: whom to ask.
+        endpoint: whom to ask.
         model: as it is served there.
         content: the message's parts.
         pictures: how many of them are pictures.
         show: is given each piece of the text as it comes.
+        retry: how long to wait for a busy server; None: see `Retry`.
 
     Raises:
         UsageError: the server refused.
@@ -95,7 +138,9 @@ def ask(
     }
     pieces: list[str] = []
     answered_by, finish_reason, usage = "", None, None
-    with _exchange(server, "POST", "/chat/completions", body, _SILENCE_TIMEOUT_S) as response:
+    with _exchange(
+        endpoint, "POST", "/chat/completions", body, _SILENCE_TIMEOUT_S, retry or Retry()
+    ) as response:
         num_crops = _numbers(response, "x-phi-vision-num-crops", pictures)
         image_tokens = _numbers(response, "x-phi-vision-image-tokens", pictures)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
@@ -119,32 +164,58 @@ def ask(
 
 @contextmanager
 def _exchange(
-    server: Server, method: str, path: str, body: Any = None, timeout_s: float = _CONNECT_TIMEOUT_S
+    endpoint: Endpoint,
+    method: str,
+    path: str,
+    body: Any = None,
+    timeout_s: float = _CONNECT_TIMEOUT_S,
+    retry: Retry | None = None,
 ) -> Iterator[httpx.Response]:
-    """One request; the response is good and not read yet."""
-    url = server.base_url.rstrip("/") + path
+    """One request, sent again as `retry` says; the response is good and not read yet."""
+    url = endpoint.base_url.rstrip("/") + path
     headers = {"Accept-Encoding": "identity", "User-Agent": "phi-vision"}
-    if server.key:
-        if not (server.key.isascii() and server.key.isprintable()):
+    if endpoint.key:
+        if not (endpoint.key.isascii() and endpoint.key.isprintable()):
             raise UsageError("the API key has characters that cannot be sent in a header")
-        headers["Authorization"] = f"Bearer {server.key}"
+        headers["Authorization"] = f"Bearer {endpoint.key}"
     timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+    left_s = retry.max_wait_s if retry is not None else 0.0
     try:
-        with (
-            httpx.Client(trust_env=server.named, timeout=timeout) as client,
-            client.stream(method, url, headers=headers, json=body) as response,
-        ):
-            _check(server, response)
-            yield response
+        with httpx.Client(trust_env=endpoint.named, timeout=timeout) as client:
+            while True:
+                with client.stream(method, url, headers=headers, json=body) as response:
+                    wait_s = _retry_after_s(response)
+                    if retry is None or wait_s is None or wait_s > left_s:
+                        _check(endpoint, response)
+                        yield response
+                        return
+                    message = _error_message(response)
+                left_s -= wait_s
+                retry.on_wait(message, wait_s)
+                retry.sleep(wait_s)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError, OverflowError) as error:
-        raise UsageError(f"{one_line(server.base_url)} is not an http or https address") from error
+        raise UsageError(f"{one_line(endpoint.base_url)} is not an http or https address") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise UsageError(f"no server answers at {one_line(server.base_url)}") from error
+        raise Unreachable(f"no server answers at {one_line(endpoint.base_url)}") from error
     except httpx.HTTPError as error:
         raise PhiVisionError(f"the exchange with the server failed: {type(error).__name__}") from error
 
 
-def _check(server: Server, response: httpx.Response) -> None:
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Seconds until a busy server takes the request, at least 1; None where it names none."""
+    header = response.headers.get("retry-after", "")
+    if response.status_code not in (429, 503):
+        return None
+    if _NUMBER.fullmatch(header):
+        return max(1.0, float(header))
+    try:
+        at = parsedate_to_datetime(header)
+        return max(1.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _check(endpoint: Endpoint, response: httpx.Response) -> None:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         _not_understood("it is compressed, which was not asked for")
     status = response.status_code
@@ -152,19 +223,24 @@ def _check(server: Server, response: httpx.Response) -> None:
         return
     if response.has_redirect_location:
         target = one_line(response.headers["location"])
-        raise UsageError(f"the server at {one_line(server.base_url)} redirects to {target}; name that one")
-    if status == 401 and server.key is None and not server.named:
+        raise UsageError(f"the server at {one_line(endpoint.base_url)} redirects to {target}; name that one")
+    if status == 401 and endpoint.key is None and not endpoint.named:
         raise KeyWanted(
-            f"the server at {server.base_url} asks for a key; name it with --base-url, "
+            f"the server at {endpoint.base_url} asks for a key; name it with --base-url, "
             "then $OPENAI_API_KEY is sent to it"
         )
-    try:
-        said = _said(_json(_read(response)))
-    except PhiVisionError:
-        said = f"HTTP status {status}"
+    message = _error_message(response)
     if 400 <= status < 500:
-        raise UsageError(f"the server refused: {said}")
-    raise PhiVisionError(f"the server failed: {said}")
+        raise UsageError(f"the server refused: {message}")
+    raise PhiVisionError(f"the server failed: {message}")
+
+
+def _error_message(response: httpx.Response) -> str:
+    """What the body of a response that is not 200 says, on one line."""
+    try:
+        return _said(_json(_read(response)))
+    except PhiVisionError:
+        return f"HTTP status {response.status_code}"
 
 
 def _said(body: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A server of one's own: start it, wait for it, stop it."""
+"""Start a server, wait until it takes requests, stop it: for `predict`, the benchmarks and the tests."""
 
 from __future__ import annotations
 
@@ -6,96 +6,199 @@ import contextlib
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import httpx
 
-from phi_vision.client.chat import Server
+from phi_vision.client.chat import Endpoint
 from phi_vision.client.text import one_line
 from phi_vision.errors import UsageError
 from phi_vision.processes import tie_to_parent
 
-_PROBE_TIMEOUT_S = 1.0
 _START_TIMEOUT_S = 1800.0  # it may have to download the weights first
-_LOG_BYTES = 1 << 16  # read of the log's top, and of its end
+_STOP_TIMEOUT_S = 60.0
+_PROBE_TIMEOUT_S = 5.0
+_PROBE_INTERVAL_S = 0.5
 
 _SUMMARY_LINE = re.compile(r"^  listening +https?://\S+:(\d+)/v1$", re.MULTILINE)
 
 
+class ServerStartError(UsageError):
+    """The server ended before it was ready, or was not ready in time."""
+
+
+class ServerProcess:
+    """A server in a process group of its own that ends with this process.
+
+    It starts at once; leaving `with` stops it. Create it in the main thread: the system ends it with the
+    thread that started it.
+
+    Args:
+        command: what to run.
+        log_path: where its stdout and stderr go.
+        env: added to this process's environment.
+        port: where it will listen; None where it says so itself, as `phi-vision serve` does.
+        ready_path: answers 200 once the server takes requests.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log_path: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        port: int | None = None,
+        ready_path: str = "/readyz",
+    ) -> None:
+        self.log_path = log_path
+        self._port = port
+        self._ready_path = ready_path
+        with log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+                preexec_fn=tie_to_parent,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def announced(self) -> bool:
+        """Whether its port is known."""
+        return self._announced_port() is not None
+
+    @cached_property
+    def port(self) -> int:
+        """Where it listens.
+
+        Raises:
+            ServerStartError: it has not said so yet.
+        """
+        port = self._announced_port()
+        if port is None:
+            raise ServerStartError("the server has not said where it listens")
+        return port
+
+    @property
+    def url(self) -> str:
+        """Without a path."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """As OpenAI's clients take it."""
+        return f"{self.url}/v1"
+
+    def wait_until_ready(
+        self, timeout_s: float = _START_TIMEOUT_S, on_wait: Callable[[float], None] | None = None
+    ) -> None:
+        """Return once `ready_path` answers 200.
+
+        Args:
+            timeout_s: when to give up.
+            on_wait: called about twice a second with the seconds waited so far.
+
+        Raises:
+            ServerStartError: the message ends with the last line of the log.
+        """
+        started_s = time.monotonic()
+        with httpx.Client(trust_env=False, timeout=_PROBE_TIMEOUT_S) as client:
+            while not self._is_ready(client):
+                waited_s = time.monotonic() - started_s
+                if self.process.poll() is not None:
+                    raise ServerStartError(f"the server did not start: {self._last_line()}")
+                if waited_s >= timeout_s:
+                    raise ServerStartError(
+                        f"the server was not ready after {timeout_s:.0f} s: {self._last_line()}"
+                    )
+                if on_wait is not None:
+                    on_wait(waited_s)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(_PROBE_INTERVAL_S)
+
+    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
+        """Send SIGTERM, and SIGKILL to the whole process group if that does not end it in time.
+
+        Returns:
+            Its exit code; minus the signal's number where a signal ended it.
+        """
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                return self.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:  # also on a second Ctrl-C
+                if self.process.poll() is None:
+                    os.killpg(self.process.pid, signal.SIGKILL)
+        return self.process.wait()
+
+    def _announced_port(self) -> int | None:
+        if self._port is None and (line := _SUMMARY_LINE.search(self.log)):
+            self._port = int(line[1])
+        return self._port
+
+    def _is_ready(self, client: httpx.Client) -> bool:
+        if not self.announced:
+            return False
+        try:
+            return client.get(self.url + self._ready_path).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _last_line(self) -> str:
+        lines = self.log.strip().splitlines()
+        return one_line(lines[-1]) if lines else "it printed nothing"
+
+
+def serve_command(*flags: str, python: str = sys.executable) -> list[str]:
+    """`phi-vision serve`, with this Python or another."""
+    return [python, "-m", "phi_vision", "serve", *flags]
+
+
 @contextmanager
-def own_server(
-    device: str, *flags: str, note: Callable[[str, str], None] = lambda text, end: None
-) -> Iterator[Server]:
-    """A `phi-vision serve` on a free port of this machine, for as long as it is needed.
+def local_server(
+    device: str, *flags: str, on_wait: Callable[[float], None] | None = None
+) -> Iterator[Endpoint]:
+    """A `phi-vision serve` on a free port of this machine, with an API key that only the caller has.
 
     Args:
         device: as `--device`.
         flags: more of `phi-vision serve`.
-        note: is told how the start goes; the text and what ends it, a new line or a return.
+        on_wait: see `ServerProcess.wait_until_ready`.
 
     Raises:
-        UsageError: it did not start; the message says why.
+        ServerStartError: it did not start; the message says why.
     """
-    command = _command("--device", device, "--port", "0", *flags)
-    key = secrets.token_urlsafe()  # others on this machine may not use it
-    with tempfile.TemporaryFile("w+b") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "VLLM_API_KEY": key},
-            preexec_fn=tie_to_parent,
-        )
-        try:
-            yield Server(f"{_wait_until_ready(process, log, note)}/v1", key)
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def announced_port(said: str) -> int | None:
-    """The port in what a server said, once its summary is there."""
-    line = _SUMMARY_LINE.search(said)
-    return None if line is None else int(line[1])
-
-
-def _command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "phi_vision", "serve", *flags]
-
-
-def _wait_until_ready(
-    process: subprocess.Popen[bytes], log: IO[bytes], note: Callable[[str, str], None]
-) -> str:
-    """Its URL without a path."""
-    started_s = time.monotonic()
-    with httpx.Client(trust_env=False, timeout=_PROBE_TIMEOUT_S) as client:
-        while (waited_s := time.monotonic() - started_s) < _START_TIMEOUT_S:
-            if process.poll() is not None:
-                raise UsageError(f"the engine did not start: {one_line(_last_line(log))}")
-            # Which port it got stands at the top. Not by `seek`, which would move the writer too.
-            top = os.pread(log.fileno(), _LOG_BYTES, 0).decode(errors="replace")
-            if port := announced_port(top):
-                url = f"http://127.0.0.1:{port}"
-                with contextlib.suppress(httpx.HTTPError), client.stream("GET", f"{url}/health") as response:
-                    if response.is_success:
-                        note(f"engine ready after {waited_s:.0f} s", "\n")
-                        return url
-            note(f"no server found; starting an engine: {waited_s:.0f} s", "\r")
-            time.sleep(1)
-    raise UsageError(f"the engine did not start within {_START_TIMEOUT_S:.0f} s")
-
-
-def _last_line(log: IO[bytes]) -> str:
-    end = os.fstat(log.fileno()).st_size
-    tail = os.pread(log.fileno(), _LOG_BYTES, max(0, end - _LOG_BYTES))
-    said = tail.decode(errors="replace").strip().splitlines()
-    return said[-1] if said else "it said nothing"
+    key = secrets.token_urlsafe()
+    command = serve_command("--device", device, "--port", "0", *flags)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ServerProcess(command, Path(folder, "log.txt"), env={"VLLM_API_KEY": key}) as server,
+    ):
+        server.wait_until_ready(on_wait=on_wait)
+        yield Endpoint(server.base_url, key)
