@@ -64,7 +64,7 @@ test-all: $(STAMP)  ## `make test`, and load generation, a small training and mo
 	FUZZ_FACTOR=5 $(BIN)/python -m pytest $(ARGS)
 
 # What the documentation is generated with: `make docs` writes, `make lint` checks.
-DOCUMENTATION = PYTHONPATH=server:benchmarks $(BIN)/python -m documentation
+DOCUMENTATION = PYTHONPATH=server:. $(BIN)/python -m documentation
 
 lint: $(STAMP)  ## ruff, the imports between packages, hadolint, and whether `make docs` would change anything
 	$(BIN)/ruff check .
@@ -93,7 +93,7 @@ $(BENCH)/.ready: benchmarks/requirements-aiperf.txt
 bench-venv: $(BENCH)/.ready
 
 bench: $(STAMP) $(BENCH)/.ready  ## measure, ARGS="--quick"; see benchmarks/README.md
-	@PYTHONPATH=server $(BENCH)/bin/python benchmarks/run.py --python $(BIN)/python $(ARGS)
+	@PYTHONPATH=server $(BENCH)/bin/python -m benchmarks.harness.run --python $(BIN)/python $(ARGS)
 
 fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
 	FUZZ_FACTOR=30 FUZZ_RANDOM=1 $(BIN)/python -m pytest tests/engine/test_limits.py tests/unit/test_pictures_hostile.py --timeout 3600 $(ARGS)
@@ -108,7 +108,7 @@ eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on,
 	@PYTHONPATH=server $(BIN)/python -m demo_training.exam $(ARGS)
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
-	$(BIN)/python benchmarks/soak.py $(ARGS)
+	PYTHONPATH=server $(BIN)/python -m benchmarks.studies.soak $(ARGS)
 
 # $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.
 define LOCK

@@ -12,7 +12,6 @@ import os
 from typing import Any
 
 import torch
-from float_reference import process
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import num_image_tokens
 from phi_vision.plugin_names import GENERAL_PLUGIN
@@ -22,6 +21,8 @@ from vllm import ModelRegistry
 from vllm.config import VllmConfig
 from vllm.model_executor.models import phi3v
 from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from benchmarks.harness.float_reference import process
 
 
 def register() -> None:

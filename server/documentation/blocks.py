@@ -106,7 +106,7 @@ def picture_tokens() -> str:
 
 def benchmark(folder: str) -> str:
     """The cells of a committed run of `make bench`."""
-    from summary import markdown_table
+    from benchmarks.harness.summary import markdown_table
 
     return str(markdown_table(_result(f"{folder}/result.json")))
 

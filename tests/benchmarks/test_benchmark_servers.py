@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import servers
-import turns
+
+from benchmarks.harness import servers, turns
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -65,7 +65,7 @@ def test_what_is_on_the_path_stays_there(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
     assert servers.python_path().split(os.pathsep)[-1] == "/somewhere/else"
     monkeypatch.delenv("PYTHONPATH")
-    assert servers.python_path().split(os.pathsep) == [str(ROOT / "server"), str(ROOT / "benchmarks")]
+    assert servers.python_path().split(os.pathsep) == [str(ROOT / "server"), str(ROOT)]
 
 
 @pytest.mark.parametrize(

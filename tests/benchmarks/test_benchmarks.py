@@ -11,16 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import compare
-import float_reference
-import load
 import pytest
-import roofline
-import sweep
 import torch
-import vram
-import workloads
 
+from benchmarks.harness import compare, float_reference, load, roofline, sweep, vram, workloads
 from tests.support import fake_server
 from tests.support.pictures import reference_picture
 from tests.support.plots import cut_off
@@ -147,7 +141,7 @@ def test_the_float_reference_is_the_published_processor() -> None:
         assert not padding.any()
 
 
-def test_a_servers_own_account_is_read() -> None:
+def test_a_servers_memory_breakdown_is_read() -> None:
     log = (
         "Model loading took 7.7 GiB memory and 3.1 seconds\n"
         "Available KV cache memory: 9.5 GiB\n"
@@ -155,12 +149,14 @@ def test_a_servers_own_account_is_read() -> None:
     )
     labels = 'block_size="16",kv_cache_memory_bytes="None",kv_cache_size_tokens="25904"'
     metrics = f"vllm:cache_config_info{{{labels}}} 1.0"
-    account = vram.own_account(log, metrics, None)
-    assert account["weights_bytes"] == round(7.7 * vram.GIB) and account["kv_bytes"] == round(9.5 * vram.GIB)
-    assert account["activation_peak_bytes"] == round(0.45 * vram.GIB)
-    assert account["cuda_graph_bytes"] == round(0.12 * vram.GIB)
-    assert account["kv_tokens"] == 25904
-    assert set(vram.own_account("", "", None).values()) == {None}
+    breakdown = vram.parse_memory_breakdown(log, metrics, None)
+    assert breakdown["weights_bytes"] == round(7.7 * vram.GIB) and breakdown["kv_bytes"] == round(
+        9.5 * vram.GIB
+    )
+    assert breakdown["activation_peak_bytes"] == round(0.45 * vram.GIB)
+    assert breakdown["cuda_graph_bytes"] == round(0.12 * vram.GIB)
+    assert breakdown["kv_tokens"] == 25904
+    assert set(vram.parse_memory_breakdown("", "", None).values()) == {None}
 
 
 def test_memory_of_a_process_tree_is_seen() -> None:

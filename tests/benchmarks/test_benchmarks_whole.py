@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import load
 import pytest
 
+from benchmarks.harness import load
 from tests.support import fake_server
 from tests.support.plots import cut_off
 
@@ -61,7 +61,17 @@ def running_fake(*flags: str) -> Iterator[Fake]:
 
 
 def bench(python: str, url: str, out: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [python, "benchmarks/run.py", "--url", url, "--out", str(out), "--python", sys.executable]
+    command = [
+        python,
+        "-m",
+        "benchmarks.harness.run",
+        "--url",
+        url,
+        "--out",
+        str(out),
+        "--python",
+        sys.executable,
+    ]
     command += ["--workloads", "vqa", "--answer-tokens", str(TOKENS)]
     command += ["--skip", "image-path,route-overhead,eager", *flags]
     env = os.environ | {"PYTHONPATH": str(ROOT / "server")}

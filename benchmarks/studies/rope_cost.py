@@ -4,7 +4,7 @@ Two servers with the same settings but for `--rope` answer the same requests in 
 round, so that what else the machine does falls on both. The demo model is so small that work per
 request and per step weighs as much as it ever can.
 
-    python benchmarks/rope_cost.py --output benchmarks/results/rope_cost.json
+    python -m benchmarks.studies.rope_cost --output benchmarks/results/rope_cost.json
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import os
 import platform
 import random
 import statistics
-import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.support.serving import Server, running_server
+from phi_vision.client.process import ServerProcess
+
+from benchmarks.studies._server import client_of, running_server
 
 MODES = ("per-request", "long")
 FLAGS = ("--model", "demo", "--max-model-len", "16384")
@@ -33,10 +32,10 @@ CONCURRENCY = 8
 WARM_UP_SEED = 10**6  # of no round, so that no round finds its prompts in the prefix cache
 
 
-def run_round(server: Server, seed: int) -> float:
+def run_round(server: ServerProcess, seed: int) -> float:
     """Answer all prompts; generated tokens per second, prompts' prefill included."""
     draw = random.Random(seed)
-    client = server.client()
+    client = client_of(server)
 
     def ask(prompt: list[int]) -> int:
         answer = client.completions.create(
@@ -59,9 +58,8 @@ def measure(rounds: int) -> dict[str, list[float]]:
     """Tokens per second of each mode, one a round."""
     found: dict[str, list[float]] = {mode: [] for mode in MODES}
     with (
-        tempfile.TemporaryDirectory() as logs,
-        running_server(Path(logs) / "a.txt", *FLAGS, "--rope", MODES[0]) as first,
-        running_server(Path(logs) / "b.txt", *FLAGS, "--rope", MODES[1]) as second,
+        running_server(*FLAGS, "--rope", MODES[0]) as first,
+        running_server(*FLAGS, "--rope", MODES[1]) as second,
     ):
         servers = dict(zip(MODES, (first, second), strict=True))
         for mode in MODES:  # a round to warm up

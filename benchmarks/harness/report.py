@@ -1,6 +1,6 @@
 """The page: one self-contained HTML file made from `result.json`.
 
-`python benchmarks/report.py RESULT.json` writes it anew beside the result.
+`python -m benchmarks.harness.report RESULT.json` writes it anew beside the result.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import figures
 import jinja2
-from summary import cells, load_name
+
+from benchmarks.harness import figures
+from benchmarks.harness.summary import cells, load_name
 
 _HERE = Path(__file__).parent
 _NONE = "\N{EN DASH}"

@@ -1,6 +1,6 @@
 """What a picture costs on the host, and how many bytes reach the engine: our path beside the published one.
 
-`python benchmarks/image_path.py [--out DIR]`. Needs no GPU and no server.
+`python -m benchmarks.studies.image_path [--out DIR]`. Needs no GPU and no server.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import drawing
-import float_reference
 import torch
-from machine import describe_machine, label
 from phi_vision.model.hd import resize_and_pad
 from PIL import Image
+
+from benchmarks.harness import drawing, float_reference
+from benchmarks.harness.machine import describe_machine, label
 
 NUM_CROPS = 16
 PICTURES = {

@@ -3,7 +3,7 @@
 Two servers that differ in `VLLM_CPU_NUM_OF_RESERVED_CPU` answer the same requests in turns, round by round.
 The machine must have nothing else to do: threads that wait for one another suffer most from other programs.
 
-    python benchmarks/cpu_cores.py --output benchmarks/results/cpu_cores.json
+    python -m benchmarks.studies.cpu_cores --output benchmarks/results/cpu_cores.json
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import itertools
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +20,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import drawing
-import machine
-import workloads
+from phi_vision.client.process import ServerProcess
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.support.serving import Server, running_server
+from benchmarks.harness import drawing, machine, workloads
+from benchmarks.studies._server import client_of, running_server
 
 RESERVED = ("1", "0")  # cores kept back: vLLM's default, and none
 FLAGS = ("--model", "demo", "--max-model-len", "8192")
@@ -46,9 +43,9 @@ def bodies(kind: str, seed: int) -> Iterator[dict[str, Any]]:
         yield {"messages": [message], **workloads.fixed_length(ANSWER_TOKENS)}
 
 
-def requests_per_s(server: Server, kind: str, concurrency: int, count: int, seed: int) -> float:
+def requests_per_s(server: ServerProcess, kind: str, concurrency: int, count: int, seed: int) -> float:
     """Answer this many requests, `concurrency` at once."""
-    client = server.client()
+    client = client_of(server)
     asked = list(itertools.islice(bodies(kind, seed), count))
 
     def ask(body: dict[str, Any]) -> None:
@@ -64,20 +61,19 @@ def requests_per_s(server: Server, kind: str, concurrency: int, count: int, seed
 def measure(rounds: int) -> list[dict[str, Any]]:
     """A row for each load: requests a second of both servers in each round."""
     rows = {load: {reserved: [] for reserved in RESERVED} for load in LOADS}
-    with tempfile.TemporaryDirectory() as logs:
-        variable = "VLLM_CPU_NUM_OF_RESERVED_CPU"
-        first = running_server(Path(logs) / "a.txt", *FLAGS, env={variable: RESERVED[0]})
-        second = running_server(Path(logs) / "b.txt", *FLAGS, env={variable: RESERVED[1]})
-        with first as keeps_one, second as keeps_none:
-            servers = dict(zip(RESERVED, (keeps_one, keeps_none), strict=True))
-            for number in range(-1, rounds):  # the first to warm up
-                turns = RESERVED if number % 2 == 0 else RESERVED[::-1]
-                for (kind, concurrency), count in LOADS.items():
-                    for reserved in turns:
-                        rate = requests_per_s(servers[reserved], kind, concurrency, count, number)
-                        if number >= 0:
-                            rows[kind, concurrency][reserved].append(rate)
-                print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    one, none = (
+        running_server(*FLAGS, env={"VLLM_CPU_NUM_OF_RESERVED_CPU": reserved}) for reserved in RESERVED
+    )
+    with one as keeps_one, none as keeps_none:
+        servers = dict(zip(RESERVED, (keeps_one, keeps_none), strict=True))
+        for number in range(-1, rounds):  # the first to warm up
+            turns = RESERVED if number % 2 == 0 else RESERVED[::-1]
+            for (kind, concurrency), count in LOADS.items():
+                for reserved in turns:
+                    rate = requests_per_s(servers[reserved], kind, concurrency, count, number)
+                    if number >= 0:
+                        rows[kind, concurrency][reserved].append(rate)
+            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return [_row(kind, concurrency, rates) for (kind, concurrency), rates in rows.items()]
 
 

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from float_reference import process
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import canvas_tokens
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionModel, DynamicCache, Phi3ForCausalLM, PreTrainedTokenizerFast
-from workloads import WORKLOADS, fixed_length, requests
+
+from benchmarks.harness.float_reference import process
+from benchmarks.harness.workloads import WORKLOADS, fixed_length, requests
 
 NUM_CROPS = 16
 WHAT = (

@@ -15,9 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import drawing
 from phi_vision.tasks.presets import PRESETS
 from PIL import Image
+
+from benchmarks.harness import drawing
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Each good request carries one of a set of distinct pictures, and its answer must
 same picture got before, alone. Prints a table, writes one JSON file, and exits 1 if anything was lost,
 mixed up, answered 5xx, or if memory or file handles grew.
 
-    python benchmarks/soak.py --minutes 3 --output benchmarks/results/soak_demo_cpu.json
+    python -m benchmarks.studies.soak --minutes 3 --output benchmarks/results/soak_demo_cpu.json
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import platform
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,11 +24,11 @@ from typing import Any
 import httpx
 import openai
 import psutil
+from phi_vision.client.process import ServerProcess
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.studies._server import client_of, running_server
 from tests.support.mutations import mutated_files
 from tests.support.pictures import data_url, image_part, reference_picture, user
-from tests.support.serving import Server, running_server
 
 CAPACITY = 6  # requests that the server takes at a time
 CLIENTS = 2 * CAPACITY
@@ -75,12 +74,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_server(Path(folder) / "log.txt", *FLAGS) as server,
-    ):
+    with running_server(*FLAGS) as server:
         pictures = [reference_picture(200 + 8 * i, 150 + 5 * i, seed=i) for i in range(DISTINCT)]
-        client = server.client()
+        client = client_of(server)
         alone = [ask(client, picture) for picture in pictures]
         tally, sizes = soak(server, pictures, alone, options.minutes * 60)
         again = [ask(client, picture) for picture in pictures]
@@ -100,7 +96,7 @@ def ask(client: openai.OpenAI, picture: Any) -> str:
 
 
 def soak(
-    server: Server, pictures: list[Any], alone: list[str], duration_s: float
+    server: ServerProcess, pictures: list[Any], alone: list[str], duration_s: float
 ) -> tuple[Tally, list[Size]]:
     """Clients for `duration_s` seconds, while the server's size is taken once a second."""
     tally, lock, ends_at = Tally(), threading.Lock(), time.monotonic() + duration_s
@@ -108,7 +104,7 @@ def soak(
 
     def run_client(number: int) -> None:
         chance = random.Random(number)
-        client = server.client()
+        client = client_of(server)
         while time.monotonic() < ends_at:
             kind = chance.choices(("good", "bad", "abort"), (6, 3, 1))[0]
             started = time.monotonic()
@@ -182,7 +178,7 @@ def soak(
     return tally, sizes
 
 
-def size_of(server: Server, at_s: float) -> Size:
+def size_of(server: ServerProcess, at_s: float) -> Size:
     """Resident memory (shared pages counted once a process) and open handles, children included."""
     resident = handles = processes = 0
     parent = psutil.Process(server.process.pid)
@@ -214,7 +210,7 @@ def summarise(
         and new_handles <= MAX_NEW_HANDLES
     )
     return {
-        "command": "python benchmarks/soak.py " + " ".join(sys.argv[1:]),
+        "command": "python -m benchmarks.studies.soak " + " ".join(sys.argv[1:]),
         "flags": " ".join(FLAGS),
         "machine": {"processor": platform.machine(), "cores": psutil.cpu_count()},
         "minutes": minutes,

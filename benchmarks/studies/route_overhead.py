@@ -16,9 +16,9 @@ from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
-import drawing
-from servers import Server
-from workloads import image_part, text_part
+from benchmarks.harness import drawing
+from benchmarks.harness.servers import Server
+from benchmarks.harness.workloads import image_part, text_part
 
 OURS, STOCK = "/v1/chat/completions", "/stock/v1/chat/completions"
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load import Cell, LoadError, run_aiperf
-from servers import Server
-from workloads import WORKLOADS, fixed_length, requests, write_jsonl
+from benchmarks.harness.load import Cell, LoadError, run_aiperf
+from benchmarks.harness.servers import Server
+from benchmarks.harness.workloads import WORKLOADS, fixed_length, requests, write_jsonl
 
 # Figures that are compared: name -> (how to read it, whether more is better).
 COMPARED: Mapping[str, tuple[Callable[[Mapping[str, Any]], float | None], bool]] = {

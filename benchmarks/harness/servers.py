@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vram import MemorySampler, own_account
+import httpx
+from phi_vision.client.process import ServerProcess, ServerStartError, serve_command
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
-PLUGINS = HERE / "vllm_plugins"
+from benchmarks.harness.vram import MemorySampler, parse_memory_breakdown
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "benchmarks" / "vllm_plugins"
 _CHAT_TEMPLATE = ROOT / "server" / "phi_vision" / "model" / "chat_template.jinja"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -35,8 +33,7 @@ class Server:
     label: str  # ours, vllm or other
     what: str  # what it is, in a sentence
     url: str  # without /v1
-    process: subprocess.Popen[bytes] | None = None
-    log_path: Path | None = None
+    process: ServerProcess | None = None  # None: it runs already
     sampler: MemorySampler | None = None
     start_s: float | None = None
     models: list[dict[str, Any]] = field(default_factory=list)
@@ -65,59 +62,50 @@ class Server:
         body = {"model": self.models[0]["id"], "prompt": _LETTERS, "add_special_tokens": False}
         try:
             return sorted(set(fetch_json(f"{self.url}/tokenize", body)["tokens"][1:]))  # the first: a space
-        except (OSError, KeyError, ValueError):
+        except (httpx.HTTPError, KeyError, ValueError):
             return None
 
     def describe(self) -> dict[str, Any]:
         """For result.json, taken at the end: memory is sampled until then."""
-        log = self.log_path.read_text(errors="replace") if self.log_path else ""
+        log = self.process.log if self.process else ""
         return {
             "what": self.what,
             "model": self.models[0]["id"],
             "checkpoint": Path(self.checkpoint).name if self.checkpoint else None,
             "max_model_len": self.max_model_len,
             "start_s": self.start_s,
-            "account": own_account(log, fetch_text(f"{self.url}/metrics"), self.checkpoint),
+            "account": parse_memory_breakdown(log, fetch_text(f"{self.url}/metrics"), self.checkpoint),
             "memory": self.sampler.stop() if self.sampler else None,
         }
 
     def stop(self) -> None:
         """End a server that was started here."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        if self.process is not None:
+            self.process.stop()
 
 
 def python_path(*more: Path) -> str:
     """For a process in the server's environment: this checkout's packages before what is set already."""
-    own = map(str, (ROOT / "server", HERE, *more))
+    own = map(str, (ROOT / "server", ROOT, *more))
     return os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))
 
 
-def fetch_text(url: str, timeout_s: float = 10) -> str:
+def fetch_text(url: str) -> str:
     """A page, or nothing where there is none."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-            return answer.read().decode()
-    except OSError:
+        return httpx.get(url, timeout=10).raise_for_status().text
+    except httpx.HTTPError:
         return ""
 
 
-def fetch_json(url: str, body: dict[str, Any] | None = None, timeout_s: float = 600) -> Any:
+def fetch_json(url: str, body: dict[str, Any] | None = None) -> Any:
     """GET, or POST with a body.
 
     Raises:
-        OSError: no server, or an answer other than 200.
+        httpx.HTTPError: no server, or an answer other than 200.
     """
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-        return json.load(answer)
+    response = httpx.get(url, timeout=10) if body is None else httpx.post(url, json=body, timeout=600)
+    return response.raise_for_status().json()
 
 
 def attach(url: str, label: str) -> Server:
@@ -134,10 +122,13 @@ def attach(url: str, label: str) -> Server:
 
 def start_ours(python: str, log_path: Path, flags: Sequence[str], *, gpu: bool) -> Server:
     """`phi-vision serve`, with vLLM's own chat route beside it for measuring ours against."""
-    port = _free_port()
-    command = [python, "-m", "phi_vision", "serve", "--port", str(port), *flags]
     what = "phi-vision serve " + " ".join(flags)
-    return _start("ours", what.strip(), command, port, log_path, "benchmark_stock_route", gpu=gpu)
+    process = ServerProcess(
+        serve_command("--port", "0", *flags, python=python),
+        log_path,
+        env=_environment("benchmark_stock_route"),
+    )
+    return _await("ours", what.strip(), process, gpu=gpu)
 
 
 def start_stock_vllm(python: str, log_path: Path, ours: Server, flags: Sequence[str], *, gpu: bool) -> Server:
@@ -168,55 +159,42 @@ def start_stock_vllm(python: str, log_path: Path, ours: Server, flags: Sequence[
             "vLLM's own Phi3VForCausalLM and processor classes, without our image path and tasks; a native "
             "float32 processor stands in for the remote code that this checkpoint does not have"
         )
-    plugin = "" if remote else "benchmark_stock_model"
-    return _start("vllm", what, command, port, log_path, plugin, gpu=gpu)
+    environment = _environment("" if remote else "benchmark_stock_model")
+    if not gpu:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get(
+            "VLLM_CPU_KVCACHE_SPACE", "2"
+        )  # GiB; ours plans
+    process = ServerProcess(command, log_path, env=environment, port=port, ready_path="/health")
+    return _await("vllm", what, process, gpu=gpu)
 
 
-def _start(
-    label: str, what: str, command: list[str], port: int, log_path: Path, plugin: str, *, gpu: bool
-) -> Server:
-    path = {"PYTHONPATH": python_path(PLUGINS)}
-    environment = {**os.environ, **path, "VLLM_PLUGINS": plugin, "VLLM_NO_USAGE_STATS": "1"}
-    if label == "vllm" and not gpu:
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; ours plans its own
+def _environment(plugin: str) -> dict[str, str]:
+    return {"PYTHONPATH": python_path(PLUGINS), "VLLM_PLUGINS": plugin, "VLLM_NO_USAGE_STATS": "1"}
+
+
+def _await(label: str, what: str, process: ServerProcess, *, gpu: bool) -> Server:
+    """Sample memory from the start on, and return once it answers."""
     start = time.monotonic()
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-    server = Server(label, what, f"http://127.0.0.1:{port}", process, log_path)
     try:
-        server.sampler = MemorySampler(process.pid, gpu=gpu)
-        server.sampler.start()
-        _wait_until_ready(server)
-        server.start_s = time.monotonic() - start
-        server.sampler.mark_steady()
+        sampler = MemorySampler(process.process.pid, gpu=gpu)
+        sampler.start()
+        process.wait_until_ready()
+        server = Server(label, what, process.url, process, sampler, start_s=time.monotonic() - start)
+        sampler.mark_steady()
         _read_models(server)
+    except ServerStartError as error:
+        process.stop()
+        raise ServerError(f"{label}: {error}\n{process.log[-3000:]}") from error
     except BaseException:
-        server.stop()
+        process.stop()
         raise
     return server
 
 
-def _wait_until_ready(server: Server, timeout_s: float = 1800) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        assert server.process is not None and server.log_path is not None
-        if server.process.poll() is not None:
-            tail = server.log_path.read_text(errors="replace")[-3000:]
-            raise ServerError(f"{server.label} ended with {server.process.returncode}:\n{tail}")
-        try:
-            with urllib.request.urlopen(f"{server.url}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise ServerError(f"{server.label} was not ready in {timeout_s:.0f} s")
-
-
 def _read_models(server: Server) -> None:
     try:
-        server.models = fetch_json(f"{server.url}/v1/models", timeout_s=10)["data"]
-    except (OSError, ValueError, KeyError) as error:
+        server.models = fetch_json(f"{server.url}/v1/models")["data"]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
         raise ServerError(f"{server.url} does not answer /v1/models: {error}") from error
     if not server.models:
         raise ServerError(f"{server.url} serves no model")

@@ -1,8 +1,8 @@
-"""What got faster or slower between two results, beyond the noise: `python benchmarks/compare.py A B`.
+"""What got faster or slower between two results, beyond the noise.
 
-A and B are result folders, A the older one. The noise of a cell is the wider of two: the spread of its
-rounds, and two standard errors of the difference, from AIPerf's standard deviations over requests. A
-difference below three percent is never told.
+`python -m benchmarks.harness.compare A B`: two result folders, A the older one. The noise of a cell is the
+wider of two: the spread of its rounds, and two standard errors of the difference, from AIPerf's standard
+deviations over requests. A difference below three percent is never told.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from servers import Server, attach, start_ours, start_stock_vllm
+from benchmarks.harness.servers import Server, attach, start_ours, start_stock_vllm
 
 _BOTH_FIT_BYTES = 40_000_000_000  # of a GPU; two servers get 0.45 of it each
 

@@ -1,6 +1,6 @@
 """The rows of a result: what the page, the last line of stdout and the README's table are made from.
 
-`python benchmarks/summary.py RESULT.json` prints the table in Markdown.
+`python -m benchmarks.harness.summary RESULT.json` prints the table in Markdown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Memory of a server: sampled from outside, and split by its own account.
+"""Memory of a server: sampled from outside, and what the server says it is for.
 
 On a GPU, NVML's figure for the server's processes; else resident memory of the process tree. vLLM
-reserves its KV cache at the start, so 'used' says little by itself: the account says what it is for.
+reserves its KV cache at the start, so 'used' says little without the breakdown.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 GIB = 1 << 30
 # vLLM's log lines, in GiB.
@@ -19,11 +20,11 @@ _LOGGED = {
     "weights_bytes": r"Model loading took ([\d.]+) GiB",
     "activation_peak_bytes": r"([\d.]+) GiB for peak activation",
     "cuda_graph_bytes": r"([\d.]+) GiB for CUDAGraph memory",
+    "kv_bytes": r"Available KV cache memory: ([\d.]+) GiB",
 }
-_KV_SETTINGS = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 
 
-def tree(pid: int) -> list[psutil.Process]:
+def process_tree(pid: int) -> list[psutil.Process]:
     """A process and all below it; empty once it has ended."""
     try:
         root = psutil.Process(pid)
@@ -35,7 +36,7 @@ def tree(pid: int) -> list[psutil.Process]:
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process tree. Pages that processes share are counted for each."""
     total = 0
-    for process in tree(pid):
+    for process in process_tree(pid):
         try:
             total += process.memory_info().rss
         except psutil.NoSuchProcess:
@@ -57,7 +58,7 @@ class GpuMemory:
 
     def used_bytes(self, pid: int) -> int:
         """What a process tree holds; where NVML does not see process ids (containers), what came on top."""
-        pids = {process.pid for process in tree(pid)}
+        pids = {process.pid for process in process_tree(pid)}
         running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._device)
         own = [p.usedGpuMemory for p in running if p.pid in pids and p.usedGpuMemory]
         return sum(own) if own else self._nvml.nvmlDeviceGetMemoryInfo(self._device).used - self._before
@@ -96,24 +97,36 @@ class MemorySampler(threading.Thread):
         return self._gpu.used_bytes(self._pid) if self._gpu else resident_bytes(self._pid)
 
 
-def own_account(log: str, metrics: str, checkpoint: str | None) -> dict[str, Any]:
-    """The server's own split of its memory, from its log and its `/metrics` page.
+def parse_memory_breakdown(log: str, metrics: str, checkpoint: str | None) -> dict[str, int | None]:
+    """What the server itself says its memory is for, from its log and its `/metrics` page.
 
     Where the log does not name the weights (on a CPU), the size of the checkpoint's files stands in.
-    A figure that the server does not give is None.
+
+    Returns:
+        `weights_bytes`, `activation_peak_bytes`, `cuda_graph_bytes`, `kv_bytes` and `kv_tokens`; None where
+        the server does not say.
     """
-    account: dict[str, Any] = {}
+    found: dict[str, int | None] = {}
     for name, pattern in _LOGGED.items():
-        found = re.search(pattern, log)
-        account[name] = round(float(found[1]) * GIB) if found else None
+        line = re.search(pattern, log)
+        found[name] = round(float(line[1]) * GIB) if line else None
     folder = Path(checkpoint) if checkpoint else None
-    if account["weights_bytes"] is None and folder is not None and folder.is_dir():
-        account["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
-    settings = _KV_SETTINGS.search(metrics)
-    labels = dict(re.findall(r'(\w+)="([^"]*)"', settings[1])) if settings else {}
-    kv_tokens = labels.get("kv_cache_size_tokens", "None")
-    kv_bytes = labels.get("kv_cache_memory_bytes", "None")
-    found = re.search(r"Available KV cache memory: ([\d.]+) GiB", log)
-    account["kv_tokens"] = int(kv_tokens) if kv_tokens != "None" else None
-    account["kv_bytes"] = int(kv_bytes) if kv_bytes != "None" else found and round(float(found[1]) * GIB)
-    return account
+    if found["weights_bytes"] is None and folder is not None and folder.is_dir():
+        found["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
+    labels = _kv_cache_labels(metrics)
+    found["kv_tokens"] = _number(labels.get("kv_cache_size_tokens"))
+    if (kv_bytes := _number(labels.get("kv_cache_memory_bytes"))) is not None:
+        found["kv_bytes"] = kv_bytes
+    return found
+
+
+def _kv_cache_labels(metrics: str) -> dict[str, str]:
+    """vLLM's settings of its KV cache, which are labels of a gauge."""
+    for family in text_string_to_metric_families(metrics):
+        if family.name == "vllm:cache_config_info" and family.samples:
+            return family.samples[0].labels
+    return {}
+
+
+def _number(label: str | None) -> int | None:
+    return None if label in (None, "None") else int(label)

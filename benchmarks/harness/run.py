@@ -17,15 +17,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import machine
-import report
-import roofline
-import route_overhead
-from servers import HERE, ROOT, Server, ServerError, python_path
-from summary import summary_line
-from sweep import Load, SweepSettings, plan, ratios, run_step
-from turns import turns
-from workloads import WORKLOADS
+from benchmarks.harness import machine, report, roofline
+from benchmarks.harness.servers import ROOT, Server, ServerError, python_path
+from benchmarks.harness.summary import summary_line
+from benchmarks.harness.sweep import Load, SweepSettings, plan, ratios, run_step
+from benchmarks.harness.turns import turns
+from benchmarks.harness.workloads import WORKLOADS
+from benchmarks.studies import route_overhead
 
 SCHEMA = 1
 _CONCURRENCY, _QUICK_CONCURRENCY = "1,2,4,8,16,32", "4"
@@ -88,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--out",
         type=Path,
-        default=HERE / "results",
+        default=ROOT / "benchmarks" / "results",
         metavar="DIR",
         help="a new folder is made here (default: %(default)s)",
     )
@@ -154,14 +152,12 @@ class Benchmark:
                     finally:
                         self.result["servers"] |= {server.label: server.describe() for server in servers}
             if "image-path" not in skipped:
-                self._in_server_environment("image_path", "image_path.py", "--repeats", "10")
+                self._run_study("image_path", "image_path", "--repeats", "10")
             assert ours is not None  # turns always yields it, first
             checkpoint = str(ours.checkpoint)
             if "eager" not in skipped and ours.process is not None and Path(checkpoint).is_dir():
                 count = "3" if self.options.quick else "8"
-                self._in_server_environment(
-                    "eager", "eager_baseline.py", "--model", checkpoint, "--requests", count
-                )
+                self._run_study("eager", "eager_baseline", "--model", checkpoint, "--requests", count)
         except KeyboardInterrupt:
             self.result["interrupted"] = True
             self._say("stopped; what was measured is kept")
@@ -190,15 +186,16 @@ class Benchmark:
                     self._say(f"[{done}/{total}] {step.name} {_line(run)}   {left_s:.0f} s left")
                     self.save()
 
-    def _in_server_environment(self, key: str, script: str, *arguments: str) -> None:
-        """Run a script that needs torch; its last line is the result, a failure is told and kept."""
-        self._say(script)
-        command = [self.options.python, str(HERE / script), *arguments, "--out", str(self.folder)]
+    def _run_study(self, key: str, name: str, *arguments: str) -> None:
+        """Run a study that needs torch; its last line is the result, a failure is told and kept."""
+        self._say(name)
+        module = f"benchmarks.studies.{name}"
+        command = [self.options.python, "-m", module, *arguments, "--out", str(self.folder)]
         done = subprocess.run(command, capture_output=True, text=True, env=_server_environment())
         lines = done.stdout.strip().splitlines()
         if done.returncode or not lines:
             self.result[key] = {"failure": done.stderr[-2000:]}
-            self._say(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
+            self._say(f"{name} failed: {done.stderr.strip().splitlines()[-1:]}")
             return
         self.result[key] = json.loads(lines[-1])
 
@@ -240,7 +237,7 @@ def _server_environment() -> dict[str, str]:
 
 def _versions(python: str) -> dict[str, str]:
     """Of the server's environment, and of AIPerf's."""
-    command = [python, str(HERE / "machine.py")]
+    command = [python, "-m", "benchmarks.harness.machine"]
     done = subprocess.run(command, capture_output=True, text=True, env=_server_environment())
     served = json.loads(done.stdout) if done.returncode == 0 else {}
     return served | {"aiperf": machine.installed_versions().get("aiperf", "")}

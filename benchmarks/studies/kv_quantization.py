@@ -5,7 +5,7 @@ on a CPU at a small size; the arithmetic they do, written again in torch, is che
 into the cache and then used at a large size. What it is not: an accuracy of the model. Keys and values are
 random, because the trained ones are not here; the outlier channels imitate those that trained keys have.
 
-    TRITON_INTERPRET=1 python benchmarks/kv_quantization.py --output benchmarks/results/kv_quantization.json
+    TRITON_INTERPRET=1 python -m benchmarks.studies.kv_quantization --output FILE
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def main() -> None:
         print(f"kernels in the interpreter, {name}: {row}")
     result = {
         "what": __doc__.split("\n\n")[1],
-        "command": "TRITON_INTERPRET=1 python benchmarks/kv_quantization.py",
+        "command": "TRITON_INTERPRET=1 python -m benchmarks.studies.kv_quantization",
         "machine": f"{platform.machine()} CPU, Triton interpreter; no GPU",
         "versions": {"vllm": vllm.__version__, "torch": torch.__version__, "triton": triton.__version__},
         "head_dim": HEAD_DIM,

@@ -1,6 +1,6 @@
 """Ideal times by arithmetic: operations over the GPU's rate, bytes over its bandwidth.
 
-`python benchmarks/roofline.py [--gpu A10]` prints the table for the published model. No server comes
+`python -m benchmarks.harness.roofline [--gpu A10]` prints the table for the published model. No server comes
 below these; a measured time beside them says what share of the limit it reaches.
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import crop_grid
-from workloads import WORKLOADS
+
+from benchmarks.harness.workloads import WORKLOADS
 
 
 @dataclass(frozen=True)

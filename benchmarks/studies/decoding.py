@@ -1,6 +1,6 @@
 """What it costs to decode pictures in processes of their own, in ms a picture (medians).
 
-python benchmarks/decoding.py --output benchmarks/results/decoding.json
+python -m benchmarks.studies.decoding --output benchmarks/results/decoding.json
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import psutil
 from phi_vision.media.decode import PictureLimits, decode
 from phi_vision.media.worker_pool import DecoderPool
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.support.pictures import encoded, reference_picture
 
 LIMITS = PictureLimits(max_pixels=50_000_000)
@@ -53,7 +52,7 @@ def main() -> None:
             rows[f"{image_format} {size}"] = {"in_process_ms": here, "own_process_ms": there}
             print(f"{image_format:5} {size:10} in process {here:8.1f} ms   in its own {there:8.1f} ms")
     rows["load_average"] = psutil.getloadavg()[0]
-    rows["command"] = "python benchmarks/decoding.py " + " ".join(sys.argv[1:])
+    rows["command"] = "python -m benchmarks.studies.decoding " + " ".join(sys.argv[1:])
     if options.output:
         options.output.write_text(json.dumps(rows, indent=2) + "\n")
 

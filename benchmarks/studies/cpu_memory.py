@@ -1,6 +1,6 @@
 """What a server on a CPU holds in memory, beside its plan: the demo, or random weights of the real size.
 
-    python benchmarks/cpu_memory.py [--full-size] [--output benchmarks/results/cpu_memory.json] [-- FLAGS]
+    python -m benchmarks.studies.cpu_memory [--full-size] [--output FILE] [-- FLAGS]
 
 Memory is the proportional set size (PSS) of the server's processes, the highest of one sample a second,
 from the start over loading to the answer to a request with one 800x600 picture. Linux only.
@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import io
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+from phi_vision.client.process import ServerProcess, serve_command
 from phi_vision.planning.checkpoint import DEMO_FOLDER
 from phi_vision.planning.hardware import this_machine
 from PIL import Image
 
+from benchmarks.harness.vram import process_tree
+
 GIB = 1 << 30
-PORT = 8765
 TERMS = (
     "text_weights_bytes",
     "vision_weights_bytes",
@@ -50,28 +52,12 @@ def full_size_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def descendants(pid: int) -> list[int]:
-    """This process and all below it."""
-    found = [pid]
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
-        if parent == pid:
-            found += descendants(int(path.parent.name))
-    return found
-
-
 def pss_bytes(pid: int) -> int:
     """Proportional set size of a process and all below it."""
     total = 0
-    for process in descendants(pid):
-        try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    for process in process_tree(pid):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            total += process.memory_full_info().pss
     return total
 
 
@@ -101,42 +87,33 @@ def main() -> None:
         model = ["--model", "demo"]
         if options.full_size:
             model = ["--model", str(full_size_checkpoint(Path(folder))), "--load-format", "dummy"]
-        command = [sys.executable, "-m", "phi_vision", "serve", "--port", str(PORT), *model, *options.flags]
-        result = watch(command)
-    result["command"] = " ".join(["python benchmarks/cpu_memory.py", *sys.argv[1:]])
+        result = measure(Path(folder, "log.txt"), *model, *options.flags)
+    result["command"] = " ".join(["python -m benchmarks.studies.cpu_memory", *sys.argv[1:]])
     print(json.dumps(result, indent=2))
     if options.output:
         options.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def watch(command: list[str]) -> dict[str, Any]:
+def measure(log_path: Path, *flags: str) -> dict[str, Any]:
     """Run the server until it has answered; plan and peaks in bytes."""
-    base_url = f"http://127.0.0.1:{PORT}"
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        samples: list[int] = []
-        done = threading.Event()
+    samples: list[int] = []
+    done = threading.Event()
+    with ServerProcess(serve_command("--port", "0", *flags), log_path) as server:
 
         def sample() -> None:
             while not done.wait(1):
-                samples.append(pss_bytes(server.pid))
+                samples.append(pss_bytes(server.process.pid))
 
         sampler = threading.Thread(target=sample)
         sampler.start()
         try:
-            while not _is_ready(base_url):
-                if server.poll() is not None:
-                    log.seek(0)
-                    raise SystemExit(log.read().decode()[-3000:])
-                time.sleep(1)
-            loaded = pss_bytes(server.pid)
-            ask_about_a_picture(base_url)
-            body = httpx.get(f"{base_url}/v1/plan").json()
+            server.wait_until_ready()
+            loaded = pss_bytes(server.process.pid)
+            ask_about_a_picture(server.url)
+            body = httpx.get(f"{server.url}/v1/plan").json()
         finally:
             done.set()
             sampler.join()
-            server.terminate()
-            server.wait()
     planned = {term: body["plan"][term] for term in TERMS}
     without_kv = sum(planned.values()) - planned["kv_available_bytes"]
     memory_gib = this_machine().memory_bytes / GIB
@@ -149,13 +126,6 @@ def watch(command: list[str]) -> dict[str, Any]:
         "actual": body["actual"],
         "error_percent": body["error_percent"],
     }
-
-
-def _is_ready(base_url: str) -> bool:
-    try:
-        return httpx.get(f"{base_url}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How fast a server is and what it costs: `harness` measures one, `studies` answer single questions."""

@@ -1,0 +1,1 @@
+"""One question a module: `python -m benchmarks.studies.NAME --help`, in the environment of the server."""
