@@ -82,10 +82,11 @@ def photo(rng: Random, width: int = 1920, height: int = 1080) -> Image.Image:
     x = np.arange(width)
     rows = np.arange(height)[:, None]
     for layer in range(5):  # ridges, the nearest last and darkest
-        ridge = height * (0.35 + 0.12 * layer) + sum(
-            height * 0.1 / (k + 1) * np.sin(x / width * noise.uniform(1, 6) * (k + 1) + noise.uniform(0, 6.3))
-            for k in range(4)
-        )
+        ridge = np.full(width, 0.0)
+        for k in range(4):
+            turns, phase = noise.uniform(1, 6), noise.uniform(0, 6.3)
+            ridge += height * 0.1 / (k + 1) * np.sin(x / width * turns * (k + 1) + phase)
+        ridge += height * (0.35 + 0.12 * layer)
         pixels[rows >= ridge[None]] = (noise.uniform(70, 170) + noise.uniform(-30, 30, 3)) * (
             1 - 0.15 * layer
         )

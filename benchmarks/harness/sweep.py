@@ -109,7 +109,7 @@ def run_step(
             goodput=settings.goodput,
             gpu=settings.gpu,
         )
-        record = {
+        record: dict[str, Any] = {
             "server": server.label,
             "workload": step.workload,
             "concurrency": step.load.concurrency,

@@ -60,7 +60,9 @@ def requests_per_s(server: ServerProcess, kind: str, concurrency: int, count: in
 
 def measure(rounds: int) -> list[dict[str, Any]]:
     """A row for each load: requests a second of both servers in each round."""
-    rows = {load: {reserved: [] for reserved in RESERVED} for load in LOADS}
+    rows: dict[tuple[str, int], dict[str, list[float]]] = {
+        load: {reserved: [] for reserved in RESERVED} for load in LOADS
+    }
     one, none = (
         running_server(*FLAGS, env={"VLLM_CPU_NUM_OF_RESERVED_CPU": reserved}) for reserved in RESERVED
     )

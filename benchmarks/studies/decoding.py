@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ def main() -> None:
     pool.decode_here(encoded(reference_picture(8, 8, 0)))
     rows: dict[str, Any] = {"first_start_ms": round((time.perf_counter() - started) * 1e3, 1)}
     for size, repetitions in SIZES.items():
-        picture = reference_picture(*map(int, size.split("x")), seed=1)
+        width, height = map(int, size.split("x"))
+        picture = reference_picture(width, height, seed=1)
         for image_format in ("JPEG", "PNG"):
             data = encoded(picture, image_format)
-            here = median_ms(lambda data=data: decode(data, LIMITS), repetitions)
-            there = median_ms(lambda data=data: pool.decode_here(data), repetitions)
+            here = median_ms(partial(decode, data, LIMITS), repetitions)
+            there = median_ms(partial(pool.decode_here, data), repetitions)
             rows[f"{image_format} {size}"] = {"in_process_ms": here, "own_process_ms": there}
             print(f"{image_format:5} {size:10} in process {here:8.1f} ms   in its own {there:8.1f} ms")
     rows["load_average"] = psutil.getloadavg()[0]

@@ -45,6 +45,7 @@ def run_round(server: ServerProcess, seed: int) -> float:
             temperature=0,
             extra_body={"ignore_eos": True},
         )
+        assert answer.usage is not None
         return answer.usage.completion_tokens
 
     prompts = [[1, *(draw.randrange(260, 350) for _ in range(length - 1))] for length in PROMPTS]

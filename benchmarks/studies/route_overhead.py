@@ -1,23 +1,27 @@
 """What our chat route adds to a request: ours and vLLM's own, in one process, in alternation.
 
-The server must have been started by the benchmark (`servers.start_ours`), which puts vLLM's route
-under `/stock`. Requests are small, repeated and answered with one token, so that what differs is the
-route: the task, the fetching of pictures, the crops.
+The server is started by the benchmark (`servers.start_ours`), which puts vLLM's route under `/stock`.
+Requests are small, repeated and answered with one token, so that what differs is the route: the task, the
+fetching of pictures, the crops.
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.harness import drawing
-from benchmarks.harness.servers import Server
+from benchmarks.harness import drawing, machine
+from benchmarks.harness.servers import Server, start_ours
 from benchmarks.harness.workloads import image_part, text_part
 
 OURS, STOCK = "/v1/chat/completions", "/stock/v1/chat/completions"
@@ -67,3 +71,22 @@ def _post(connection: http.client.HTTPConnection, path: str, body: Mapping[str, 
     if answer.status != 200:
         raise OSError(f"{path} answered {answer.status}: {text[:300]!r}")
     return 1000 * (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Start a server, measure, print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=200, help="of requests (default: %(default)s)")
+    parser.add_argument("--model", default="auto", help="(default: %(default)s)")
+    options = parser.parse_args()
+    gpu = machine.describe_machine()["gpu"] is not None
+    with tempfile.TemporaryDirectory() as folder:
+        server = start_ours(sys.executable, Path(folder, "log.txt"), ["--model", options.model], gpu=gpu)
+        try:
+            print(json.dumps(measure(server, options.pairs)))
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

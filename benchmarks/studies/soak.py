@@ -135,16 +135,15 @@ def soak(
             tally.examples.append(f"{which}: {answer!r} instead of {alone[which]!r}")
             return "wrong"
         if kind == "abort":
-            stream = client.chat.completions.create(
+            with client.chat.completions.create(
                 model="phi-3.5-vision",
                 messages=[user(image_part(pictures[which], "low"), "go on")],
                 max_tokens=4000,
                 stream=True,
                 extra_body={"ignore_eos": True},
-            )
-            for _, _chunk in zip(range(chance.randrange(1, 20)), stream, strict=False):
-                pass
-            stream.close()
+            ) as stream:
+                for _, _chunk in zip(range(chance.randrange(1, 20)), stream, strict=False):
+                    pass
             return "aborted"
         body = chance.choice(
             [

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, TypeVar
 
+from phi_vision.tasks.presets import PRESETS
+
 from demo_training import questions
 from demo_training.labels import CELLS
 from demo_training.pictures import (
@@ -110,7 +112,7 @@ def draw_samples(rng: Random, stage: Stage) -> tuple[list[Sample], int]:
 
 def _draw_sample(rng: Random, stage: Stage, num_crops: int, thin: Random | None) -> Sample:
     kind = _weighted(rng, stage.kinds)
-    system = questions.PRESETS["vqa"].system if rng.random() < SYSTEM_SHARE else None
+    system = PRESETS["vqa"].system if rng.random() < SYSTEM_SHARE else None
     if kind == "none":
         return Sample([], [questions.about_nothing(rng)], system)
     if kind in ("page", "other size"):

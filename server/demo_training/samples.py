@@ -76,7 +76,9 @@ def collate(
         blanks: how many blank cells of each view the text model is shown; 144: all.
         long_rope: train LongRoPE's long factors.
     """
-    patches, glyphs, marks = [], [], []
+    patches: list[np.ndarray] = []
+    glyphs: list[np.ndarray] = []
+    marks: list[np.ndarray] = []
     row_of: dict[Cell, int] = {}
     for s, sample in enumerate(samples):
         for p, picture in enumerate(sample.pictures):
@@ -93,15 +95,19 @@ def collate(
     sequences = [_sequence(samples[s], s, row_of, rows, tokenizer) for s in range(len(samples))]
     length = -(-max(len(tokens) for tokens, *_ in sequences) // 32) * 32
     padding = (tokenizer.pad_token_id, -1, 0, -1, IGNORED, -1)
-    columns = [
+    tokens, features, positions, branches, targets, sources = (
         torch.tensor([seq[i] + [pad] * (length - len(seq[i])) for seq in sequences])
         for i, pad in enumerate(padding)
-    ]
-    arrays = (
+    )
+    pixels, letters, shapes = (
         torch.from_numpy(np.stack(each)) if patches else torch.empty(0, *shape)
         for each, shape in ((patches, (SIDE, SIDE, 588)), (glyphs, (CELLS**2, 1)), (marks, (CELLS**2, 2)))
     )
-    return Batch(*arrays, *columns, long_rope=long_rope)
+    return Batch(
+        *(pixels, letters, shapes),
+        *(tokens, features, positions, branches, targets, sources),
+        long_rope=long_rope,
+    )
 
 
 @cache

@@ -127,7 +127,10 @@ def _rare(classes: int, like: Tensor) -> Tensor:
 def optimizers(network: DemoNetwork, stage: Stage) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside, AdamW for what is looked up, scaled or said."""
     inside = ("encoder.layers", "model.layers", "img_projection", "patch_embedding")
-    is_vision = lambda name: "vision_embed_tokens" in name or name.startswith("aux.")  # noqa: E731
+
+    def is_vision(name: str) -> bool:
+        return "vision_embed_tokens" in name or name.startswith("aux.")
+
     chosen = {
         name: parameter
         for name, parameter in network.named_parameters()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def see(drawing: Drawing, num_crops: int, thin: Random | None = None) -> Views:
     for row in range(grid.rows if len(seen) > 1 else 0):
         top = grid.top - row * CROP_PX
         frames += [Frame(*scale, grid.left - column * CROP_PX, top) for column in range(grid.columns)]
-    background = image.getpixel((0, 0))
+    background: Any = image.getpixel((0, 0))  # RGB
     seen_as = _views(seen, frames, drawing, (background, _PADDING))
     seen_as.marks[1:] = IGNORED  # a part of a shape does not tell which it is
     seen_as.rows, seen_as.columns = grid.rows, grid.columns

@@ -150,9 +150,8 @@ def test_a_servers_memory_breakdown_is_read() -> None:
     labels = 'block_size="16",kv_cache_memory_bytes="None",kv_cache_size_tokens="25904"'
     metrics = f"vllm:cache_config_info{{{labels}}} 1.0"
     breakdown = vram.parse_memory_breakdown(log, metrics, None)
-    assert breakdown["weights_bytes"] == round(7.7 * vram.GIB) and breakdown["kv_bytes"] == round(
-        9.5 * vram.GIB
-    )
+    assert breakdown["weights_bytes"] == round(7.7 * vram.GIB)
+    assert breakdown["kv_bytes"] == round(9.5 * vram.GIB)
     assert breakdown["activation_peak_bytes"] == round(0.45 * vram.GIB)
     assert breakdown["cuda_graph_bytes"] == round(0.12 * vram.GIB)
     assert breakdown["kv_tokens"] == 25904

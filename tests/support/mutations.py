@@ -6,6 +6,7 @@ import os
 import random
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from tests.support.pictures import encoded, reference_picture
 
@@ -21,7 +22,7 @@ def seed_files() -> list[tuple[str, bytes]]:
     """Small valid files over the formats, their colour modes and compressions."""
     picture = reference_picture(61, 43, seed=1)
     frames = [reference_picture(61, 43, seed=i) for i in (2, 3)]
-    made = [
+    made: list[tuple[str, str, dict[str, Any]]] = [
         ("PNG", "RGB", {}), ("PNG", "RGBA", {}), ("PNG", "P", {}), ("PNG", "1", {}), ("PNG", "I;16", {}),
         ("PNG", "RGB", {"save_all": True, "append_images": frames}),
         ("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("JPEG", "L", {}), ("JPEG", "CMYK", {}),

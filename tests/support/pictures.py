@@ -42,8 +42,8 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def user(*parts: dict[str, Any] | str) -> dict[str, Any]:
-    """A user message of these parts."""
+def user(*parts: dict[str, Any] | str) -> Any:
+    """A user message of these parts, a dict; the SDK has a type of its own for each part."""
     return {"role": "user", "content": [text_part(p) if isinstance(p, str) else p for p in parts]}
 
 
