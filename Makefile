@@ -80,7 +80,7 @@ record: $(STAMP)  ## record the session that the README's picture shows, with th
 	$(DOCUMENTATION).session
 	$(DOCUMENTATION)
 
-type: $(STAMP)  ## mypy on the package
+type: $(STAMP)  ## mypy --strict
 	$(BIN)/mypy
 
 $(BENCH)/.ready: benchmarks/requirements-aiperf.txt
@@ -108,7 +108,7 @@ eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on,
 	@PYTHONPATH=server $(BIN)/python -m demo_training.exam $(ARGS)
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
-	PYTHONPATH=server $(BIN)/python -m benchmarks.studies.soak $(ARGS)
+	$(BIN)/python -m benchmarks.studies.soak $(ARGS)
 
 # $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.
 define LOCK

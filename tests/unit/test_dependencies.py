@@ -20,7 +20,7 @@ from tests.support.pictures import encoded, reference_picture
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OWN = {"phi_vision", "demo_training", "benchmarks", "tests"} | {
+OWN = {"phi_vision", "demo_training", "documentation", "benchmarks", "tests"} | {
     path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 }
 INSTALLED = packages_distributions()
