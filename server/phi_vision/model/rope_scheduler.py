@@ -49,11 +49,13 @@ class _SwitchesRope(Scheduler):
                 request.spec_token_ids = []  # drafts alone would outgrow it
         return super().schedule(throttle_prefills)
 
-    def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
+    def _get_local_prefix_cache_hit(
+        self, request: Request, *limits: Any
+    ) -> tuple[KVCacheBlocks, int, int, bool]:
         """Called where a request is let in, which is when the model is asked for its positions."""
         if not is_long(request.cache_salt) and mode_from(request.num_tokens) == "long":
             _set_salt(request, long_salt(request.cache_salt))
-        return super()._get_local_prefix_cache_hit(request)
+        return super()._get_local_prefix_cache_hit(request, *limits)
 
 
 class _SwitchesRopeAsync(_SwitchesRope, AsyncScheduler):
