@@ -4,6 +4,6 @@ from __future__ import annotations
 
 GENERAL_PLUGIN = "phi_vision_model"
 ENDPOINT_PLUGIN = "phi_vision_tasks"
-PLAN_VARIABLE = "PHI_VISION_PLAN"  # environment: the launcher's memory plan as JSON, for `routes.plan`
+PLAN_ARGUMENT = "phi_vision_memory_plan"  # attribute of vLLM's parsed arguments, for `routes.plan`
 MEDIA_CONNECTOR = "phi_vision"
 GRAMMAR_BACKEND = "xgrammar"  # of structured outputs

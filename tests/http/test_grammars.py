@@ -12,8 +12,8 @@ import httpx
 import openai
 import psutil
 import pytest
-from phi_vision.cli.serve import pin_grammar_backend
 from phi_vision.errors import UsageError
+from phi_vision.serving.launch import pin_grammar_backend
 
 from tests.support.pictures import user
 from tests.support.stub_engine import ANSWER

@@ -8,13 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from phi_vision.cli import serve
-from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning import toolchain
-from phi_vision.planning.hardware import Device, named_gpu
 
-A10 = named_gpu("a10")
 Tools = Callable[..., None]
 
 
@@ -62,23 +58,6 @@ def test_what_is_missing_is_named_with_its_remedy(
         toolchain.check()
 
 
-def test_serve_asks_before_it_loads_and_only_for_a_gpu(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
-    class NextStepError(Exception):
-        pass
-
-    def next_step(*_: object) -> None:
-        raise NextStepError
-
-    monkeypatch.setattr(serve.startup, "end_at_once_on_signals", lambda *_: None)
-    monkeypatch.setattr(serve.startup, "listen", next_step)
-    monkeypatch.setattr(serve, "find_device", lambda _: A10)
-    with pytest.raises(UsageError, match="a C compiler is not here"):
-        serve.serve(ServeConfig())
-    monkeypatch.setattr(serve, "find_device", lambda _: Device("cpu", "x86_64", 24 << 30))
-    with pytest.raises(NextStepError):
-        serve.serve(ServeConfig())
-
-
 def test_flashinfers_sampler_needs_its_tools_or_its_kernels(
     tools: Tools, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -91,20 +70,3 @@ def test_flashinfers_sampler_needs_its_tools_or_its_kernels(
     assert not toolchain.flashinfer_can_sample()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "flashinfer_jit_cache" or None)
     assert toolchain.flashinfer_can_sample()
-
-
-def test_without_a_toolkit_vllm_samples_itself_and_the_summary_says_so(
-    tools: Tools, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = serve.environment(A10)
-    assert chosen["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
-    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "0")
-    checkpoint = serve.Checkpoint("microsoft/Phi-3.5-vision-instruct", "phi-3.5-vision")
-    (line,) = [x for x in serve.summary(ServeConfig(), A10, checkpoint).splitlines() if "sampler" in x]
-    assert "vLLM's own" in line and "nvcc" in line and "flashinfer-jit-cache" in line
-    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")  # the user's choice
-    assert "VLLM_USE_FLASHINFER_SAMPLER" not in serve.environment(A10)
-    assert "sampler" not in serve.summary(ServeConfig(), A10, checkpoint)
-    monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER")
-    tools("nvcc", "ninja", "c++")
-    assert "VLLM_USE_FLASHINFER_SAMPLER" not in serve.environment(A10)

@@ -11,6 +11,7 @@ from phi_vision.client.text import visible
 from phi_vision.config import DEVICES, ServeConfig
 from phi_vision.errors import PhiVisionError
 from phi_vision.limits import Limits
+from phi_vision.planning.engine_flags import with_dashes
 from phi_vision.planning.hardware import GPU_NAMES
 from phi_vision.settings import Flag, flags
 from phi_vision.spec import PHI_3_5_VISION
@@ -28,6 +29,11 @@ def parser() -> argparse.ArgumentParser:
         description="Serve the model behind an OpenAI-compatible API.",
         epilog="Any other flag goes to `vllm serve` as it is, and wins over ours.",
         allow_abbrev=False,
+    )
+    serve.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would run, vLLM's command line and environment included, and start nothing",
     )
     _add_flags(serve, flags(ServeConfig))
     _add_flags(serve.add_argument_group("limits"), flags(Limits))
@@ -103,14 +109,15 @@ def _add_flags(command: argparse._ActionsContainer, settings: Iterable[Flag]) ->
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 2 when the user can mend what is wrong, else 3."""
     top = parser()
-    options, rest = top.parse_known_args(arguments)
+    options, rest = top.parse_known_args(with_dashes(sys.argv[1:] if arguments is None else arguments))
     if rest and options.command != "serve":
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "serve":
-            from phi_vision.cli.serve import serve
+            from phi_vision.cli.serve import serve, show_launch
 
-            serve(ServeConfig.from_flags(options, rest))
+            config = ServeConfig.from_flags(options, rest)
+            show_launch(config) if options.dry_run else serve(config)
         elif options.command == "plan":
             show_plan(options)
         else:

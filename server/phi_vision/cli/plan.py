@@ -13,10 +13,13 @@ from typing import Any
 
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
-from phi_vision.planning import planner
+from phi_vision.planning.budget import memory_budget
+from phi_vision.planning.checkpoint import DEMO_FOLDER, find_dimensions
+from phi_vision.planning.engine_flags import EngineFlags
 from phi_vision.planning.hardware import GIB, Device, named_gpu, this_machine
+from phi_vision.planning.launch_plan import engine_environment, engine_flags
 from phi_vision.planning.memory import PICTURE_PX, PICTURE_TEXT_TOKENS, MemoryPlan
-from phi_vision.planning.planner import Option
+from phi_vision.planning.planner import Candidate, no_fit_message, plan_candidates
 from phi_vision.spec import PHI_3_5_VISION
 
 # Settings of `serve` that the plan depends on, in the order of the printed command line.
@@ -27,24 +30,24 @@ def show_plan(options: argparse.Namespace) -> None:
     """Run the command with parsed `options` (see `cli`).
 
     Raises:
-        UsageError: flags that exclude one another, or no setting fits (after printing the table).
+        UsageError: flags that exclude one another, or nothing fits (after printing the table).
     """
     device = _device(options)
     config = ServeConfig(**{name: getattr(options, name) for name in SETTINGS})
     model_path = _model_path(options.model)
-    found = planner.options(config, device, planner.dimensions_of(model_path))
-    chosen = next((option for option in found if option.plan.fits), None)
+    found = plan_candidates(config, EngineFlags(), device, find_dimensions(model_path))
+    chosen = next((candidate for candidate in found if candidate.plan.fits), None)
     if options.json:
         print(json.dumps(_as_json(device, model_path, config, found, chosen), indent=2))
     else:
         print(_as_text(device, model_path, config, found, chosen))
     if chosen is None:
-        raise UsageError(planner.refusal(found, device))
+        raise UsageError(no_fit_message(found, device))
 
 
-def commands(option: Option, config: ServeConfig, device: Device, model_path: str) -> dict[str, str]:
-    """The command lines that serve this option: ours, and plain vLLM's with phi-vision installed."""
-    config = replace(config, profile=option.profile, max_model_len=option.plan.max_model_len)
+def commands(chosen: Candidate, config: ServeConfig, device: Device, model_path: str) -> dict[str, str]:
+    """The command lines that serve this candidate: ours, and plain vLLM's with phi-vision installed."""
+    config = replace(config, profile=chosen.profile, max_model_len=chosen.plan.max_model_len)
     ours = ["phi-vision", "serve"]
     if model_path != PHI_3_5_VISION.hub_id:
         ours += ["--model", model_path]
@@ -52,10 +55,11 @@ def commands(option: Option, config: ServeConfig, device: Device, model_path: st
         value = getattr(config, name)
         if value != getattr(ServeConfig, name):
             ours += ["--" + name.replace("_", "-"), str(value)]
-    theirs = ["vllm", "serve", model_path, *planner.engine_arguments(option, config, device)]
+    flags = engine_flags(config, EngineFlags(), device, chosen)
+    theirs = ["vllm", "serve", model_path, *(word for flag in flags for word in flag)]
     if config.most_crops != ServeConfig.num_crops:
         theirs += ["--mm-processor-kwargs", json.dumps(vars(config.crop_policy))]
-    environment = [f"{k}={v}" for k, v in planner.engine_environment(option, device).items()]
+    environment = [f"{k}={v}" for k, v in engine_environment(device, chosen).items()]
     return {"phi-vision": shlex.join(ours), "vllm": shlex.join([*environment, *theirs])}
 
 
@@ -76,19 +80,16 @@ def _device(options: argparse.Namespace) -> Device:
 
 
 def _model_path(wanted: str) -> str:
-    if wanted != "demo":
-        return wanted
-    from phi_vision.planning.checkpoint import DEMO_FOLDER
-
-    return str(DEMO_FOLDER)
+    return str(DEMO_FOLDER) if wanted == "demo" else wanted
 
 
 def _as_text(
-    device: Device, model_path: str, config: ServeConfig, found: Sequence[Option], chosen: Option | None
+    device: Device, model_path: str, config: ServeConfig, found: Sequence[Candidate], chosen: Candidate | None
 ) -> str:
     first = found[0].plan
     capability = f", compute capability {'.'.join(map(str, device.capability))}" if device.capability else ""
-    free = ", all that is free now" if planner.is_held_back(config, device) else ""
+    held_back = memory_budget(device, config.gpu_memory_utilization).is_held_back
+    free = ", all that is free now" if held_back else ""
     lines = [
         f"{device.name}: {device.memory_bytes / GIB:.1f} GiB{capability}; "
         f"the server may take {first.budget_bytes / GIB:.1f}{free}",
@@ -97,24 +98,24 @@ def _as_text(
         "",
         f"  {'profile':<9} {'weights':<13} {'KV cache':<19} {'text':>5} {'vision':>6} {'activ.':>6} "
         f"{'runtime':>7} {'KV':>6} {'KiB/token':>9} {'longest':>8} {'pictures':>8}",
-        *(_row(option, option is chosen) for option in found),
+        *(_row(candidate, candidate is chosen) for candidate in found),
         "",
     ]
-    shown = chosen or max(found, key=lambda option: option.plan.longest_context)
+    shown = chosen or max(found, key=lambda candidate: candidate.plan.longest_context)
     lines.append(_picture_line(shown.plan, config))
     if chosen is None:
         return "\n".join(lines)
-    lines += [f"> {planner.chosen_line(chosen)}", *(f"  {reason}" for reason in chosen.plan.reasons), ""]
+    lines += [f"> {chosen.line}", *(f"  {reason}" for reason in chosen.plan.reasons), ""]
     lines += [f"  {line}" for line in commands(chosen, config, device, model_path).values()]
     return "\n".join(lines)
 
 
-def _row(option: Option, is_chosen: bool) -> str:
-    plan = option.plan
+def _row(candidate: Candidate, is_chosen: bool) -> str:
+    plan = candidate.plan
     sizes = (plan.text_weights_bytes, plan.vision_weights_bytes, plan.activations_bytes, plan.runtime_bytes)
     text, vision, activations, runtime = (f"{size / GIB:.2f}" for size in sizes)
     return (
-        f"{'>' if is_chosen else ' '} {option.profile:<9} {plan.weights:<13} {plan.kv_dtype:<19} "
+        f"{'>' if is_chosen else ' '} {candidate.profile:<9} {plan.weights:<13} {plan.kv_dtype:<19} "
         f"{text:>5} {vision:>6} {activations:>6} {runtime:>7} {plan.kv_available_bytes / GIB:>6.2f} "
         f"{plan.kv_bytes_per_token / 1024:>9g} {plan.longest_context:>8,} {plan.pictures_at_once:>8}"
     )
@@ -130,13 +131,13 @@ def _picture_line(plan: MemoryPlan, config: ServeConfig) -> str:
 
 
 def _as_json(
-    device: Device, model_path: str, config: ServeConfig, found: Sequence[Option], chosen: Option | None
+    device: Device, model_path: str, config: ServeConfig, found: Sequence[Candidate], chosen: Candidate | None
 ) -> dict[str, Any]:
     return {
         "device": vars(device),
         "model": model_path,
-        "plans": [option.to_json() for option in found],
+        "plans": [candidate.to_json() for candidate in found],
         "chosen": found.index(chosen) if chosen else None,
-        "quality_cost": chosen.setting.quality if chosen else None,
+        "quality_cost": chosen.precision.quality if chosen else None,
         "commands": commands(chosen, config, device, model_path) if chosen else None,
     }

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi_vision.errors import UsageError
-from phi_vision.spec import PHI_3_5_VISION
+from phi_vision.model.dimensions import read_config_json
+from phi_vision.spec import PHI_3_5_VISION, Dimensions
 
 _PROBE_TIMEOUT_S = 4.0
 
@@ -29,6 +30,7 @@ class Checkpoint:
 
     path: str  # a folder or a hub id
     name: str  # what responses call it
+    dimensions: Dimensions
     aliases: tuple[str, ...] = ()  # other names that clients may use
     demo_reason: str | None = None  # why the demo is served, if it is
 
@@ -42,21 +44,40 @@ def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
     """Resolve `--model`.
 
     Raises:
-        UsageError: a folder without a checkpoint.
+        UsageError: no checkpoint of this architecture there.
     """
     if wanted == "demo":
         return _demo(served_name, "You asked for it with --model demo.")
     if wanted == "auto":
         if (path := _hub_or_cache(PHI_3_5_VISION.hub_id)) is not None:
-            return Checkpoint(path, served_name or PHI_3_5_VISION.served_name)
+            return _checkpoint(path, served_name)
         return _demo(served_name, "The weights are not cached here and no hub answers.")
     folder = Path(wanted).expanduser()
     if folder.exists() or wanted.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise UsageError(f"--model {wanted}: no config.json in that folder")
         check_weights(folder)
-        return Checkpoint(str(folder), served_name or PHI_3_5_VISION.served_name)
-    return Checkpoint(_hub_or_cache(wanted) or wanted, served_name or PHI_3_5_VISION.served_name)
+        return _checkpoint(str(folder), served_name)
+    return _checkpoint(_hub_or_cache(wanted) or wanted, served_name)
+
+
+def find_dimensions(path: str) -> Dimensions:
+    """The dimensions of the checkpoint at `path`, a folder or a hub id.
+
+    Raises:
+        UsageError: its config.json cannot be had or is not of this architecture.
+    """
+    if path == PHI_3_5_VISION.hub_id:
+        return PHI_3_5_VISION.dimensions
+    folder = Path(path).expanduser()
+    try:
+        if not folder.is_dir():
+            from huggingface_hub import hf_hub_download
+
+            folder = Path(hf_hub_download(path, "config.json")).parent
+        return read_config_json(folder)
+    except Exception as error:  # the hub's errors share no base
+        raise UsageError(f"--model {path}: no config.json of a Phi-3-vision model there: {error}") from error
 
 
 def check_weights(folder: Path) -> None:
@@ -90,11 +111,16 @@ def _check_safetensors(file: Path) -> None:
         raise UsageError(f"{file} is incomplete: {size} of {wanted} bytes; download it again")
 
 
+def _checkpoint(path: str, served_name: str | None) -> Checkpoint:
+    return Checkpoint(path, served_name or PHI_3_5_VISION.served_name, find_dimensions(path))
+
+
 def _demo(served_name: str | None, reason: str) -> Checkpoint:
     check_weights(DEMO_FOLDER)
     # Clients written for the real model work unchanged; what they get back says what it is.
     aliases = () if served_name else (PHI_3_5_VISION.served_name,)
-    return Checkpoint(str(DEMO_FOLDER), served_name or PHI_3_5_VISION.demo_name, aliases, reason)
+    name = served_name or PHI_3_5_VISION.demo_name
+    return Checkpoint(str(DEMO_FOLDER), name, find_dimensions(str(DEMO_FOLDER)), aliases, reason)
 
 
 def _hub_or_cache(repo_id: str) -> str | None:

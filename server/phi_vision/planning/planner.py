@@ -1,24 +1,19 @@
-"""From what was asked for and what the device has to the setting that is served, or to a clear no."""
+"""The choice of a precision: a memory plan for each candidate, and the first that fits. Pure."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
-from phi_vision.model.dimensions import read_config_json
-from phi_vision.planning.engine_flags import cpu_kv_cache_gib, given, given_count, given_gib
+from phi_vision.planning.budget import engine_limits, memory_budget
+from phi_vision.planning.engine_flags import EngineFlags
 from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.memory import (
-    BF16_BYTES,
     BLOCK_TOKENS,
-    CUDA_CONTEXT_BYTES,
-    FLOAT32_BYTES,
     KV_DTYPES,
     WEIGHTS_BITS,
     EngineLimits,
@@ -26,7 +21,7 @@ from phi_vision.planning.memory import (
     kv_bytes_per_token,
     memory_plan,
 )
-from phi_vision.planning.profiles import PROFILES, QUALITY_SECTION, Setting, candidates
+from phi_vision.planning.profiles import PROFILES, QUALITY_SECTION, Precision, precisions
 from phi_vision.spec import PHI_3_5_VISION, Dimensions
 
 # A CPU's memory is not the server's alone: the cache holds this many requests of full length, no more.
@@ -38,105 +33,94 @@ _CPU_PICTURE_CACHE_GIB = 1.0
 # vLLM's own names of KV dtypes that are the same to us.
 _KV_ALIASES = {"auto": "bf16", "bfloat16": "bf16", "fp8": "fp8_e4m3"}
 
-# With one of these the model is spread over several GPUs, which is not planned here.
-_SPLITTING_FLAGS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
-
 
 @dataclass(frozen=True)
-class Option:
-    """A setting of a profile with its plan on the device."""
+class Candidate:
+    """A precision of a profile with its plan on the device."""
 
-    profile: str
-    setting: Setting
+    profile: str  # "given": the user gave the precision itself
+    precision: Precision
     plan: MemoryPlan
+
+    @property
+    def line(self) -> str:
+        """What it is, what it costs and how to choose otherwise, on one line."""
+        return (
+            f"{self.profile}: {self.precision.label}; quality cost: {self.precision.quality} "
+            f"(see {QUALITY_SECTION}); choose with --profile and --max-model-len"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The plan's fields and the profile's name."""
         return {"profile": self.profile, **asdict(self.plan)}
 
 
-def dimensions_of(path: str) -> Dimensions:
-    """The dimensions of the checkpoint at `path`, a folder or a hub id.
-
-    Raises:
-        UsageError: its config.json cannot be had or is not of this architecture.
-    """
-    if path == PHI_3_5_VISION.hub_id:
-        return PHI_3_5_VISION.dimensions
-    folder = Path(path).expanduser()
-    try:
-        if not folder.is_dir():
-            from huggingface_hub import hf_hub_download
-
-            folder = Path(hf_hub_download(path, "config.json")).parent
-        return read_config_json(folder)
-    except Exception as error:  # the hub's errors share no base
-        raise UsageError(f"--model {path}: no config.json of a Phi-3-vision model there: {error}") from error
-
-
-def unplanned(config: ServeConfig, device: Device) -> str | None:
-    """Why this start cannot be planned, if it cannot."""
+def skip_reason(flags: EngineFlags, device: Device) -> str | None:
+    """Why memory cannot be planned for this start; None where it can."""
     if device.kind == "mps":
         return "vllm-metal sizes the KV cache itself"
-    if any(given(config.vllm_args, flag) not in (None, "1") for flag in _SPLITTING_FLAGS):
+    if flags.tensor_parallel_size * flags.pipeline_parallel_size > 1:
         return "the plan covers one GPU, not a model spread over several"
     return None
 
 
-def options(config: ServeConfig, device: Device, model: Dimensions) -> list[Option]:
-    """A plan for each setting that may be taken, in the order in which they are tried.
+def plan_candidates(
+    config: ServeConfig, flags: EngineFlags, device: Device, model: Dimensions
+) -> list[Candidate]:
+    """A plan for each precision that may be taken, in the order in which they are tried.
 
     Raises:
-        UsageError: the profile does not allow the context, a flag for vLLM is not plannable, or the
-            device has no kernels for any of the settings.
+        UsageError: the profile does not allow the context, a flag for vLLM cannot be planned with, or the
+            device has no kernels for any of the precisions.
     """
-    wanted = _wanted_tokens(config, model)
-    limits = engine_limits(config, device, wanted)
-    pairs = _restricted(config, device, candidates(config.profile, device))
+    max_model_len = _context_tokens(config, model)
+    limits = engine_limits(flags, device, max_model_len, config.most_crops)
+    budget_bytes = memory_budget(device, config.gpu_memory_utilization).bytes
+    picture_cache_bytes = round(picture_cache_gib(flags) * GIB) if device.kind == "cpu" else 0
     found = []
-    for profile, setting in pairs:
+    for profile, precision in _allowed(flags, device, precisions(config.profile, device)):
         plan = memory_plan(
             model,
             device_kind=device.kind,
             total_bytes=device.memory_bytes,
-            budget_bytes=budget_bytes(config, device),
-            weights=setting.weights,
-            kv_dtype=setting.kv_dtype,
-            max_model_len=wanted,
+            budget_bytes=budget_bytes,
+            weights=precision.weights,
+            kv_dtype=precision.kv_dtype,
+            max_model_len=max_model_len,
             limits=limits,
-            context_limit=min(model.max_position, _promised_tokens(profile)),
-            picture_cache_bytes=round(_picture_cache_gib(config) * GIB) if device.kind == "cpu" else 0,
-            kv_cap_bytes=_kv_cap_bytes(config, device, model, setting, wanted, limits),
+            context_limit=min(model.max_position, _profile_tokens(profile)),
+            picture_cache_bytes=picture_cache_bytes,
+            kv_cap_bytes=_kv_cap_bytes(flags, device, model, precision, max_model_len, limits),
         )
-        _check_space(plan, device)
-        found.append(Option(profile, setting, plan))
+        _check_cache_size(plan, flags, device)
+        found.append(Candidate(profile, precision, plan))
     if not found:
-        raise UsageError(f"nothing of what was asked for runs on {device.name}; choose another --profile")
+        raise UsageError(_no_kernels_message(config, flags, device))
     return found
 
 
-def choose(found: Sequence[Option], device: Device) -> Option:
-    """The first option that fits.
+def choose(candidates: Sequence[Candidate], device: Device) -> Candidate:
+    """The first that fits.
 
     Raises:
         UsageError: none does; with the longest context of each in a table.
     """
-    for option in found:
-        if option.plan.fits:
-            return option
+    for candidate in candidates:
+        if candidate.plan.fits:
+            return candidate
     rows = [("profile", "weights", "KV cache", "longest context")]
-    for option in found:
-        longest = option.plan.longest_context
-        shown = f"{longest:,}" if longest else "does not load"
-        rows.append((option.profile, option.setting.weights, option.setting.kv_dtype, shown))
+    for candidate in candidates:
+        plan = candidate.plan
+        longest = f"{plan.longest_context:,}" if plan.longest_context else "does not load"
+        rows.append((candidate.profile, plan.weights, plan.kv_dtype, longest))
     table = "\n".join(f"  {a:<10}{b:<16}{c:<22}{d:>15}" for a, b, c, d in rows)
-    raise UsageError(f"{refusal(found, device)}\n{table}")
+    raise UsageError(f"{no_fit_message(candidates, device)}\n{table}")
 
 
-def refusal(found: Sequence[Option], device: Device) -> str:
-    """Why none of these options can be served, and what could be."""
-    best = max(option.plan.longest_context for option in found)
-    plan = found[0].plan
+def no_fit_message(candidates: Sequence[Candidate], device: Device) -> str:
+    """Why none of these candidates can be served, and what could be."""
+    best = max(candidate.plan.longest_context for candidate in candidates)
+    plan = candidates[0].plan
     remedy = f"ask for less: --max-model-len {best} fits" if best else "it needs a device with more memory"
     held_gib = (device.memory_bytes - device.free_bytes) / GIB if device.free_bytes is not None else 0
     if device.kind == "cuda" and held_gib > 1:
@@ -147,105 +131,22 @@ def refusal(found: Sequence[Option], device: Device) -> str:
     )
 
 
-def budget_bytes(config: ServeConfig, device: Device) -> int:
-    """The server's share of the memory, and no more than is free now."""
-    return min(_share_bytes(config, device), _free_bytes(device))
+def _no_kernels_message(config: ServeConfig, flags: EngineFlags, device: Device) -> str:
+    given = {"--quantization": flags.quantization, "--kv-cache-dtype": flags.kv_cache_dtype}
+    pairs = [f"{flag} {value}" for flag, value in given.items() if value]
+    if not pairs:
+        return f"nothing of --profile {config.profile} runs on {device.name}; choose another"
+    return f"{' with '.join(pairs)} does not run on {device.name}: leave it out, or choose another --profile"
 
 
-def is_held_back(config: ServeConfig, device: Device) -> bool:
-    """Whether other programs hold so much that less than the server's share is free."""
-    return _free_bytes(device) < _share_bytes(config, device)
+def picture_cache_gib(flags: EngineFlags) -> float:
+    """vLLM's cache of processed pictures on a CPU."""
+    return _CPU_PICTURE_CACHE_GIB if flags.mm_processor_cache_gib is None else flags.mm_processor_cache_gib
 
 
-def memory_utilization(config: ServeConfig, device: Device) -> float:
-    """vLLM's `--gpu-memory-utilization`: it does not start with a share that is larger than what is free."""
-    if not is_held_back(config, device):
-        return config.gpu_memory_utilization
-    return math.floor(1000 * _free_bytes(device) / device.memory_bytes) / 1000
-
-
-def _share_bytes(config: ServeConfig, device: Device) -> int:
-    return math.ceil(device.memory_bytes * config.gpu_memory_utilization)
-
-
-def _free_bytes(device: Device) -> int:
-    """What a server could have now, on a GPU beside its CUDA context and what vLLM does not profile."""
-    if device.free_bytes is None:
-        return device.memory_bytes
-    return max(0, device.free_bytes - (2 * CUDA_CONTEXT_BYTES if device.kind == "cuda" else 0))
-
-
-def attention_backend(config: ServeConfig, device: Device, setting: Setting | None = None) -> str:
-    """The attention kernels to ask vLLM for; FlashAttention has none for float32."""
-    backend = setting.attention_backend(device) if setting else device.attention_backend
-    wide = _element_bytes(config) == FLOAT32_BYTES
-    return "TRITON_ATTN" if backend == "FLASH_ATTN" and wide else backend
-
-
-def engine_limits(config: ServeConfig, device: Device, max_model_len: int) -> EngineLimits:
-    """What the user gave of vLLM's limits, else vLLM's defaults (`EngineArgs.get_batch_defaults`)."""
-    if device.kind == "cpu":
-        tokens, seqs = 2048, 128
-    elif device.memory_bytes >= 160 * GIB:
-        tokens, seqs = 16384, 1024
-    elif device.memory_bytes >= 70 * GIB and "a100" not in device.name.lower():
-        tokens, seqs = 8192, 1024
-    else:
-        tokens, seqs = 2048, 256
-    seqs = given_count(config.vllm_args, "--max-num-seqs") or seqs
-    tokens = given_count(config.vllm_args, "--max-num-batched-tokens") or min(tokens, seqs * max_model_len)
-    return EngineLimits(min(seqs, tokens), tokens, config.most_crops, _element_bytes(config))
-
-
-def _element_bytes(config: ServeConfig) -> int:
-    wide = given(config.vllm_args, "--dtype") in ("float32", "float")
-    return FLOAT32_BYTES if wide else BF16_BYTES
-
-
-def engine_arguments(option: Option | None, config: ServeConfig, device: Device) -> list[str]:
-    """The flags of `vllm serve` that make the plan come true; `config` has the plan's context."""
-    arguments = [
-        *("--max-model-len", str(config.context)),
-        "--disable-sliding-window",  # wider than the context, but it would spoil prefix caching
-    ]
-    if device.kind == "cuda":
-        backend = attention_backend(config, device, option.setting if option else None)
-        arguments += ["--attention-backend", backend]
-        arguments += ["--gpu-memory-utilization", str(memory_utilization(config, device))]
-    if device.kind == "cpu":
-        arguments += ["--mm-processor-cache-gb", f"{_picture_cache_gib(config):g}"]
-    if option is None:
-        return arguments
-    setting, plan = option.setting, option.plan
-    arguments += ["--max-num-seqs", str(plan.max_num_seqs)]
-    arguments += ["--max-num-batched-tokens", str(plan.max_num_batched_tokens)]
-    if setting.kv_dtype != "bf16":
-        arguments += ["--kv-cache-dtype", setting.kv_dtype]
-    if setting.weights != "bf16":
-        # `re:` because plain names no longer match once vLLM has renamed the modules.
-        ignored = {"ignore": ["re:.*vision_embed_tokens.*"]}
-        arguments += ["--quantization", setting.weights, "--quantization-config", json.dumps(ignored)]
-    return arguments
-
-
-def engine_environment(option: Option, device: Device) -> dict[str, str]:
-    """What vLLM reads of the plan from the environment: on a CPU the cache's size in whole GiB."""
-    if device.kind != "cpu":
-        return {}
-    return {"VLLM_CPU_KVCACHE_SPACE": str(option.plan.kv_available_bytes // GIB)}
-
-
-def chosen_line(option: Option) -> str:
-    """What was chosen, what it costs and how to choose otherwise, on one line."""
-    return (
-        f"{option.profile}: {option.setting.label}; quality cost: {option.setting.quality} "
-        f"(see {QUALITY_SECTION}); choose with --profile and --max-model-len"
-    )
-
-
-def _wanted_tokens(config: ServeConfig, model: Dimensions) -> int:
+def _context_tokens(config: ServeConfig, model: Dimensions) -> int:
     """The context asked for; without a number, what the profile promises."""
-    promised = min(_promised_tokens(config.profile), model.max_position)
+    promised = min(_profile_tokens(config.profile), model.max_position)
     if config.max_model_len is None:
         return promised
     if config.max_model_len > promised:
@@ -254,16 +155,15 @@ def _wanted_tokens(config: ServeConfig, model: Dimensions) -> int:
     return config.max_model_len
 
 
-def _promised_tokens(profile: str) -> int:
+def _profile_tokens(profile: str) -> int:
     return PROFILES[profile].max_model_len if profile in PROFILES else PHI_3_5_VISION.max_model_len
 
 
-def _restricted(
-    config: ServeConfig, device: Device, pairs: list[tuple[str, Setting]]
-) -> list[tuple[str, Setting]]:
-    """The pairs with what the user gave to vLLM in place of ours, each setting once."""
-    weights = given(config.vllm_args, "--quantization", "-q")
-    kv_dtype = given(config.vllm_args, "--kv-cache-dtype")
+def _allowed(
+    flags: EngineFlags, device: Device, pairs: list[tuple[str, Precision]]
+) -> list[tuple[str, Precision]]:
+    """The pairs with what the user gave to vLLM in place of ours, each precision once."""
+    weights, kv_dtype = flags.quantization, flags.kv_cache_dtype
     if weights is None and kv_dtype is None:
         return pairs
     if weights is not None and weights not in WEIGHTS_BITS:
@@ -274,41 +174,34 @@ def _restricted(
         raise UsageError(
             f"--kv-cache-dtype {kv_dtype}: not known to the memory plan; known: {', '.join(KV_DTYPES)}"
         )
-    settings = [Setting(weights or s.weights, kv_dtype or s.kv_dtype) for _, s in pairs]
-    return [("given", s) for s in dict.fromkeys(settings) if s.runs_on(device)]
+    given = [Precision(weights or p.weights, kv_dtype or p.kv_dtype) for _, p in pairs]
+    return [("given", p) for p in dict.fromkeys(given) if p.runs_on(device)]
 
 
 def _kv_cap_bytes(
-    config: ServeConfig,
+    flags: EngineFlags,
     device: Device,
     model: Dimensions,
-    setting: Setting,
+    precision: Precision,
     max_model_len: int,
     limits: EngineLimits,
 ) -> int | None:
     """The most that the KV cache may take, where that is not all that is left."""
-    asked = given_count(config.vllm_args, "--kv-cache-memory-bytes")
     if device.kind != "cpu":
-        return asked
-    if asked is not None:
+        return flags.kv_cache_memory_bytes
+    if flags.kv_cache_memory_bytes is not None:
         raise UsageError("--kv-cache-memory-bytes: on a CPU set VLLM_CPU_KVCACHE_SPACE in whole GiB instead")
-    space_gib = cpu_kv_cache_gib()
-    if space_gib is not None:
-        return space_gib * GIB
+    if flags.cpu_kv_cache_gib is not None:
+        return flags.cpu_kv_cache_gib * GIB
     block_tokens = BLOCK_TOKENS[device.kind]
     blocks = _CPU_FULL_REQUESTS * math.ceil(max_model_len / block_tokens) + 1
-    need = blocks * block_tokens * kv_bytes_per_token(model, setting.kv_dtype, limits.element_bytes)
+    need = blocks * block_tokens * kv_bytes_per_token(model, precision.kv_dtype, limits.element_bytes)
     return math.ceil(need / GIB) * GIB
 
 
-def _picture_cache_gib(config: ServeConfig) -> float:
-    asked = given_gib(config.vllm_args, "--mm-processor-cache-gb")
-    return _CPU_PICTURE_CACHE_GIB if asked is None else asked
-
-
-def _check_space(plan: MemoryPlan, device: Device) -> None:
+def _check_cache_size(plan: MemoryPlan, flags: EngineFlags, device: Device) -> None:
     """Refuse a cache that the user set larger than what is free: the machine would swap."""
-    space_gib = cpu_kv_cache_gib() if device.kind == "cpu" else None
+    size_gib = flags.cpu_kv_cache_gib if device.kind == "cpu" else None
     free_gib = plan.kv_available_bytes // GIB
-    if space_gib is not None and free_gib < space_gib:
-        raise UsageError(f"VLLM_CPU_KVCACHE_SPACE is {space_gib} GiB, but only {free_gib} are free for it")
+    if size_gib is not None and free_gib < size_gib:
+        raise UsageError(f"VLLM_CPU_KVCACHE_SPACE is {size_gib} GiB, but only {free_gib} are free for it")

@@ -28,8 +28,8 @@ _KV_CAPABILITY = {"fp8_e4m3": (8, 9)}
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One way to hold the text weights and the KV cache; names of `memory_plan`."""
+class Precision:
+    """One way to hold the text weights and the KV cache; names of `planning.memory`."""
 
     weights: str
     kv_dtype: str
@@ -53,54 +53,59 @@ class Setting:
         """
         if device.kind == "cpu":
             return self.weights == "bf16" and self.kv_dtype in ("bf16", "fp8_e4m3")
-        if self == _PUBLISHED:
+        if self == PUBLISHED:
             return True
         needed = max(_WEIGHTS_CAPABILITY.get(self.weights, (7, 5)), _KV_CAPABILITY.get(self.kv_dtype, (7, 5)))
         return (device.capability or (0, 0)) >= needed
 
-    def attention_backend(self, device: Device) -> str:
-        """The kernels that read this KV cache; on a GPU only Triton's read a quantized one."""
-        quantized = self.kv_dtype != "bf16"
-        return "TRITON_ATTN" if device.kind == "cuda" and quantized else device.attention_backend
+    def attention_backend(self, device: Device, *, is_float32: bool = False) -> str:
+        """vLLM's name of the attention kernels for it.
+
+        On a GPU only Triton's read a quantized KV cache, and FlashAttention has none for float32.
+        """
+        backend = device.attention_backend
+        if device.kind == "cuda" and self.kv_dtype != "bf16":
+            return "TRITON_ATTN"
+        return "TRITON_ATTN" if backend == "FLASH_ATTN" and is_float32 else backend
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings in order of accuracy, the most accurate first; the first that fits is taken."""
+    """Precisions in order of accuracy, the most accurate first; the first that fits is taken."""
 
-    settings: tuple[Setting, ...]
+    precisions: tuple[Precision, ...]
     max_model_len: int = PHI_3_5_VISION.max_model_len  # tokens: the default and the most it allows
 
 
-_PUBLISHED = Setting("bf16", "bf16")
+PUBLISHED = Precision("bf16", "bf16")
 
 PROFILES: Mapping[str, Profile] = {
     # As published, within the window of the short rotary factors.
-    "faithful": Profile((_PUBLISHED,), PHI_3_5_VISION.short_window),
+    "faithful": Profile((PUBLISHED,), PHI_3_5_VISION.short_window),
     # Nothing below eight bits.
     "balanced": Profile(
         (
-            _PUBLISHED,
-            Setting("fp8_per_block", "bf16"),
-            Setting("bf16", "int8_per_token_head"),
-            Setting("fp8_per_block", "int8_per_token_head"),
-            Setting("bf16", "fp8_e4m3"),
+            PUBLISHED,
+            Precision("fp8_per_block", "bf16"),
+            Precision("bf16", "int8_per_token_head"),
+            Precision("fp8_per_block", "int8_per_token_head"),
+            Precision("bf16", "fp8_e4m3"),
         )
     ),
     # The KV cache in four bits.
     "long": Profile(
         (
-            Setting("bf16", "int4_per_token_head"),
-            Setting("fp8_per_block", "int4_per_token_head"),
-            Setting("mxfp4", "int4_per_token_head"),
+            Precision("bf16", "int4_per_token_head"),
+            Precision("fp8_per_block", "int4_per_token_head"),
+            Precision("mxfp4", "int4_per_token_head"),
         )
     ),
 }
 
 
-def candidates(profile: str, device: Device) -> list[tuple[str, Setting]]:
-    """(profile, setting) pairs to try on this device, in order; `auto` tries all profiles."""
+def precisions(profile: str, device: Device) -> list[tuple[str, Precision]]:
+    """(profile, precision) pairs to try on this device, in order; `auto` tries all profiles."""
     names = tuple(PROFILES) if profile == "auto" else (profile,)
-    pairs = [(name, s) for name in names for s in PROFILES[name].settings if s.runs_on(device)]
+    pairs = [(name, p) for name in names for p in PROFILES[name].precisions if p.runs_on(device)]
     # fp8 without scales stands in for int8 on CPUs, which do not have that; elsewhere it only costs.
-    return [(name, s) for name, s in pairs if s.kv_dtype != "fp8_e4m3" or device.kind == "cpu"]
+    return [(name, p) for name, p in pairs if p.kv_dtype != "fp8_e4m3" or device.kind == "cpu"]

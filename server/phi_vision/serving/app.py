@@ -12,7 +12,7 @@ from vllm.engine.protocol import EngineClient
 
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
-from phi_vision.plugin_names import ENDPOINT_PLUGIN
+from phi_vision.plugin_names import ENDPOINT_PLUGIN, PLAN_ARGUMENT
 from phi_vision.serving import connections, media_connector
 from phi_vision.serving.http import error_response
 from phi_vision.serving.lifecycle import Lifecycle, default_max_requests
@@ -96,7 +96,7 @@ class TaskEndpoints:
             default_max_requests(config, service.tokens_per_request), limits.max_connections - 1
         )
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
-        plan.report(state, config)
+        plan.report(state, config, getattr(args, PLAN_ARGUMENT, None))
         record_shared_memory()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,8 +9,6 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import State
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
-
-from phi_vision.plugin_names import PLAN_VARIABLE
 
 router = APIRouter()
 logger = init_logger(f"vllm.{__name__}")  # below vLLM's own logger, which has the handlers
@@ -43,12 +39,11 @@ def compare(plan: dict[str, Any] | None, vllm_config: VllmConfig) -> dict[str, A
     return {"plan": plan, "actual": actual, "error_percent": error_percent}
 
 
-def report(state: State, vllm_config: VllmConfig) -> None:
+def report(state: State, vllm_config: VllmConfig, plan: dict[str, Any] | None) -> None:
     """Compare once, log it, and keep it for the route."""
-    text = os.environ.get(PLAN_VARIABLE)
-    compared = compare(json.loads(text) if text else None, vllm_config)
+    compared = compare(plan, vllm_config)
     state.phi_vision_plan = compared
-    plan, actual = compared["plan"], compared["actual"]
+    actual = compared["actual"]
     if plan is None:
         logger.info("no memory plan; KV cache: %s tokens", f"{actual['kv_tokens']:,}")
         return
