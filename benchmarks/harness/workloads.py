@@ -68,7 +68,12 @@ def fixed_length(tokens: int, letter_tokens: list[int] | None = None) -> dict[st
     `ignore_eos` and `min_tokens` hold off all ends, the loop detection of the OCR preset is off, and
     each token shows as text (see `Server.letter_tokens`). All are vLLM's.
     """
-    fields = {"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True, "repetition_detection": {"max_pattern_size": 0}}
+    fields = {
+        "max_tokens": tokens,
+        "min_tokens": tokens,
+        "ignore_eos": True,
+        "repetition_detection": {"max_pattern_size": 0},
+    }
     return fields | ({"allowed_token_ids": letter_tokens} if letter_tokens else {})
 
 
