@@ -111,6 +111,18 @@ def benchmark(folder: str) -> str:
     return str(markdown_table(_result(f"{folder}/result.json")))
 
 
+def ratios(folder: str) -> str:
+    """Ours against the other server of a committed run: median of the rounds, their lowest and highest."""
+    figures = ("requests_per_s", "ttft_p50_ms", "e2e_p50_ms")
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for ratio in _result(f"{folder}/result.json")["ratios"]:
+        spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        load = f"{ratio['concurrency']} at a time"
+        cells.setdefault((ratio["workload"], load), {})[ratio["figure"]] = spread
+    rows = [(*cell, *(found[figure] for figure in figures)) for cell, found in cells.items()]
+    return _table("workload | load | requests a second | time to first token | whole request", rows)
+
+
 def image_path(folder: str) -> str:
     """The picture path of a committed run beside the published processor's float path."""
     rows = []

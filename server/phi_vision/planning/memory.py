@@ -38,8 +38,8 @@ WEIGHTS_BITS: Mapping[str, float] = {"bf16": 16, "fp8_per_block": 8 + 16 / 128, 
 LEFTOVER_BYTES: Mapping[str, int] = {"fp8_per_block": round(0.35 * GIB)}
 
 # Kernels, workspaces and CUDA graphs inside vLLM's share of a GPU: assumed. On a CPU the server's three
-# processes beside weights and caches: 1.5 GiB were measured (benchmarks/cpu_memory.py), the rest is for
-# requests at work.
+# processes beside weights and caches: 1.5 GiB were measured (benchmarks/studies/cpu_memory.py), the rest is
+# for requests at work.
 RUNTIME_BYTES: Mapping[str, int] = {"cuda": round(0.85 * GIB), "cpu": 2 * GIB}
 CUDA_CONTEXT_BYTES = GIB // 2  # taken outside vLLM's share
 
