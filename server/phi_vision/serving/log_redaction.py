@@ -1,7 +1,8 @@
-"""What strangers send and what stays secret, kept out of log lines: for every logger of this process.
+"""Redaction of log records: no control characters, no pictures and no keys from URLs.
 
-Escape sequences would reach the terminal that shows the log, line breaks would forge lines; at debug level
-vLLM logs whole bodies, pictures and all; uvicorn logs URLs with the keys that some clients put into them.
+Escape sequences in a client's text would reach the terminal that shows the log, and line breaks would forge
+lines. At debug level vLLM logs whole bodies including pictures, and uvicorn logs URLs with the keys that some
+clients put into them.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _QUERY = re.compile(r"\?[^\s\"']+")
 
 
 class CleanRecords:
-    """A factory of log records whose text is clean, whatever formats them.
+    """A factory of log records whose text is redacted, whatever formats them.
 
-    A message that has arguments is the program's own and keeps its line breaks and colours; arguments are
-    data, and so is a message without any, apart from its line breaks.
+    A message with arguments is a format string of the program and is left as it is; its arguments are data
+    and are redacted. A message without arguments is redacted but keeps its line breaks.
     """
 
     def __init__(self, factory: Callable[..., logging.LogRecord]) -> None:
@@ -44,13 +45,13 @@ class CleanRecords:
         if not record.args:
             record.msg = clean(str(record.msg), web=web)
         if record.exc_info and record.exc_info[0] is not None:
-            # Formatters keep to the text that is there.
+            # Formatters use this text if it is set.
             record.exc_text = clean(logging.Formatter().formatException(record.exc_info))
         return record
 
 
 class _Clean:
-    """An argument that formats to clean text on one line, once it is formatted."""
+    """An argument that is redacted, and put on one line, only if it is formatted."""
 
     def __init__(self, value: Any, web: bool) -> None:
         self._value = value
@@ -76,11 +77,11 @@ class _Clean:
 
 
 def clean(text: str, *, web: bool = False) -> str:
-    """Without base64 and control characters other than tab and line feed.
+    """Shorten base64 and escape control characters other than tab and line feed.
 
     Args:
         text: of a log line.
-        web: whether it is about URLs, whose queries may hold keys.
+        web: whether it may contain URLs; the values in their queries are masked.
     """
     if len(text) >= _SHORTEST:
         text = _BASE64.sub(lambda run: f"<{len(run[0])} characters>", text)

@@ -1,8 +1,8 @@
-"""One private folder for each server: what its processes would leave in the temporary folder.
+"""A private temporary folder for each server, removed when it ends or at the next start after a crash.
 
-vLLM makes its sockets and rendezvous files in the temporary folder and leaves them there, also when it stops
-as it should. The folder is locked for as long as its server lives, so that the next start knows
-what a crash has left, and removes it.
+vLLM creates its sockets and rendezvous files in the temporary folder and leaves them there even after a
+regular stop. The private folder is locked while its server runs, so the next start can tell which folders a
+crash has left behind.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ class PrivateFolder:
                 raise OSError(0, "its name is too long for sockets")
             _probe(self.path / "probe")
             self._lock = (self.path / "new").open("w")
-            # A record lock: it ends with this process, and those that it forks do not inherit it. It would
-            # also end when this process opens and closes that file again, which nothing here does.
+            # A record lock: it ends with this process and is not inherited by forked ones. Closing another
+            # handle of the file would release it too, so the file is not opened again here.
             fcntl.lockf(self._lock, fcntl.LOCK_EX)
-            (self.path / "new").rename(self.path / _LOCK)  # no other start sees it without its lock
+            # Other starts look for this name only, so they never find it without its lock.
+            (self.path / "new").rename(self.path / _LOCK)
         except OSError as error:
             if hasattr(self, "path"):
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -59,11 +60,11 @@ class PrivateFolder:
             ) from error
 
     def environment(self) -> dict[str, str]:
-        """What has vLLM's processes, and the libraries in them, put their files there."""
+        """Variables that make vLLM's processes, and the libraries in them, put their files there."""
         here = str(self.path)
         variables = {"VLLM_RPC_BASE_PATH": here, "TMPDIR": here}
         variables |= {_FOLDER_VARIABLE: here, _SERVER_VARIABLE: str(os.getpid())}
-        # In the temporary folder by default, but worth keeping from start to start.
+        # By default this cache is in the temporary folder, but it should survive the server.
         if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
             cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
             root = os.environ.get("VLLM_CACHE_ROOT") or os.path.join(cache, "vllm")
@@ -71,15 +72,15 @@ class PrivateFolder:
         return variables
 
     def remove(self) -> None:
-        """At the end of the server, when its processes are gone."""
+        """Remove the folder, once the server's processes have ended."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 def record_shared_memory() -> None:
-    """Write down the segments under /dev/shm that the server's processes hold, for the start after a crash.
+    """Record the segments under /dev/shm that the server's processes use, for the start after a crash.
 
-    While any process of the server is left, Python's own resource tracker removes them; a crash may take
-    that too. So a server does without the record where it cannot be made.
+    Usually Python's resource tracker removes them, but a crash may kill the tracker too. A server runs on
+    without the record where it cannot be written.
     """
     folder = os.environ.get(_FOLDER_VARIABLE)
     if folder is None or not _SHARED_MEMORY_FOLDER.is_dir():
@@ -97,7 +98,10 @@ def record_shared_memory() -> None:
 
 
 def mapped_shared_memory(process_id: int) -> set[str]:
-    """Names under /dev/shm that a process has mapped."""
+    """Names under /dev/shm that a process has mapped.
+
+    Not by psutil's `memory_maps`, which also counts the pages of each mapping: that takes long for an engine.
+    """
     prefix = f"{_SHARED_MEMORY_FOLDER}/"
     try:
         lines = Path(f"/proc/{process_id}/maps").read_text().splitlines()
@@ -108,17 +112,17 @@ def mapped_shared_memory(process_id: int) -> set[str]:
 
 
 def _base() -> str:
-    """Where the folder is made; Python itself passes over a TMPDIR that is full."""
+    """The folder to create it in; `tempfile` alone would silently skip a TMPDIR that is full."""
     if chosen := os.environ.get("VLLM_RPC_BASE_PATH") or os.environ.get("TMPDIR"):
         return chosen
     try:
         return tempfile.gettempdir()
-    except FileNotFoundError as error:  # none of the usual places can be written to
+    except FileNotFoundError as error:  # no usual place is writable
         raise UsageError(f"{error.strerror}; free some space, or set TMPDIR to another folder") from error
 
 
 def _probe(file: Path) -> None:
-    """Fail now where there is no space; vLLM hangs there for minutes."""
+    """Fail at once if there is no space, where vLLM would hang for minutes."""
     with file.open("wb") as opened:
         opened.write(bytes(_PROBE_BYTES))
         opened.flush()
@@ -127,9 +131,9 @@ def _probe(file: Path) -> None:
 
 
 def _remove_what_crashes_left(base: str) -> None:
-    """The folders of this user's servers that are dead, and their shared memory."""
+    """Remove the folders of this user's dead servers, and their shared memory."""
     for folder in Path(base).glob(f"{_PREFIX}*"):
-        # Others may leave what they like under such a name, and another start may do the same just now.
+        # Other users may create anything under such a name, and another start may be cleaning up too.
         with contextlib.suppress(OSError, ValueError):
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue

@@ -1,4 +1,4 @@
-"""What holds until the server serves: its port is taken, and a signal ends the start at once."""
+"""From the command to the running server: the port is reserved, and a signal ends the start at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}  # a start that is told to
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that has the port, a free one for 0, so that nobody else can take it while the model loads.
+    """Reserve the port with a bound socket, so that no other program takes it while the model loads.
+
+    Port 0 is any free one.
 
     Raises:
         UsageError: the port is taken, or the address is not this machine's.
@@ -39,16 +41,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def end_at_once_on_signals(clean_up: Callable[[], None]) -> None:
-    """From now on, until the server takes the signals over to finish its requests first."""
+    """Have SIGTERM and SIGINT end the process at once, until the server installs handlers of its own.
+
+    Args:
+        clean_up: called first, in this process only.
+    """
 
     first = os.getpid()
 
     def end(number: int, _: FrameType | None) -> None:
         ignore_signals()
         try:
-            if os.getpid() == first:  # not one that it has forked and that has no handlers of its own yet
+            if os.getpid() == first:  # a forked child has these handlers too, until it sets its own
                 clean_up()
-                os.write(2, b"phi-vision serve: stopped before it was ready\n")  # `sys.stderr` may be at work
+                os.write(2, b"phi-vision serve: stopped before it was ready\n")  # `sys.stderr` may be locked
                 sys.stdout.flush()
         finally:
             os._exit(_EXIT_CODES[signal.Signals(number)])  # an exception is lost where libraries catch it
@@ -58,9 +64,9 @@ def end_at_once_on_signals(clean_up: Callable[[], None]) -> None:
 
 
 def end_children() -> None:
-    """Kill all processes below this one.
+    """Kill all descendants of this process but Python's resource tracker.
 
-    Not Python's resource tracker: when they have ended it removes their shared memory, and ends too.
+    The tracker removes their shared memory when they have ended, and then ends itself.
     """
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -71,6 +77,6 @@ def end_children() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on this process ends by itself."""
+    """Ignore SIGTERM and SIGINT: this process is about to end by itself."""
     for number in _EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)

@@ -15,13 +15,13 @@ from phi_vision.planning.hardware import DRIVER_REMEDY
 
 _MAX_CHARS = 600
 
-# What the cause looks like -> what to do. All of these are the user's to mend; others are not.
+# Pattern of a cause that the user can remedy -> the remedy. The first match counts.
 _REMEDIES = (
     (
         r"backend \S+ is not valid",
         "leave out --attention-backend: those kernels cannot run with the other settings",
     ),
-    # The compiler's command line names libcuda, so it stands before the driver.
+    # Before the driver: the compiler's command line names libcuda too.
     (r"C compiler|Python\.h|CalledProcessError: .*\.c'", toolchain.REMEDY),
     (r"nvcc", f"set VLLM_USE_FLASHINFER_SAMPLER=0; FlashInfer's sampler needs {toolchain.FLASHINFER_NEEDS}"),
     (r"NVIDIA driver|CUDA driver|no CUDA|libcuda", f"the NVIDIA driver must be {DRIVER_REMEDY}"),
@@ -36,7 +36,7 @@ _REMEDIES = (
         "the disk is full: free some space, or set HF_HOME",
     ),
     (
-        # The loader's own words: other errors speak of weights too (a quantization, a kernel, a layout).
+        # Only messages of the loader: other errors mention weights too (a quantization, a kernel, a layout).
         r"SafetensorError|No such file or directory: .*\.safetensors"
         r"|weights were not initialized from|Cannot find any model weights",
         "the weights are incomplete or damaged: download them again",
@@ -49,7 +49,15 @@ _REMEDIES = (
 
 
 def diagnose(error: BaseException, cause_path: Path) -> PhiVisionError:
-    """The error that ended vLLM's server, with its cause and what to do about it."""
+    """Turn the error that ended vLLM's server into one of ours, with its cause and a remedy.
+
+    Args:
+        error: what vLLM raised.
+        cause_path: where the engine's process wrote why it failed; the file need not exist.
+
+    Returns:
+        A `UsageError` where the user can remedy the cause.
+    """
     cause = cause_path.read_text() if cause_path.exists() else f"{type(error).__name__}: {error}"
     if killed := re.search(r"Failed core proc\(s\): .*?: -(\d+)", cause):
         cause = f"the engine's process was killed (exit code -{killed[1]})"

@@ -1,7 +1,7 @@
-"""What the JSON body of a request may be, on every route, before vLLM or pydantic see it.
+"""Limits on the JSON body of a request, on every route, checked before vLLM or pydantic see it.
 
-Each bound has a cost behind it: values cost memory to parse, objects a kilobyte and more each where pydantic
-explains what they are not, text is tokenised by one thread for all requests.
+Values cost memory to parse; an object costs a kilobyte or more where pydantic lists the models that it does
+not match; text costs time to tokenise.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_TOKENS_A_CHAR = 4  # its bytes
 
 
 class _Path(NamedTuple):
-    """Where a value stands; spelled out only for an error."""
+    """The path of a value; turned into text only for an error."""
 
     parent: _Path | None
     step: str | int
@@ -59,18 +59,18 @@ class _Text(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """A list or object on the way."""
+    """A list or object that is visited."""
 
     value: Any
     path: _Path | None
-    field: str  # of the request's object, in which it stands
-    key: str  # the nearest name above
+    field: str  # of the request's object that contains it
+    key: str  # the nearest key above
     prompt: str  # which prompt its texts belong to: a request can hold several
 
 
 @dataclass
 class _Found:
-    """What one pass over a body has counted."""
+    """Counts of one pass over a body."""
 
     objects: int = 0
     prompts: dict[str, list[_Text]] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class BodyLimits:
         """The JSON object.
 
         Raises:
-            RequestError: it is none, or too large in some way, by its field.
+            RequestError: it is no JSON object or exceeds a limit, naming the field.
         """
         body = _parsed(raw)
         check_shape(body)
@@ -176,7 +176,7 @@ def _contents(messages: list[Any]) -> Iterator[list[Any]]:
 
 
 def _survey(body: dict[str, Any], *, surrogates: bool) -> _Found:
-    """Go over all values once, level by level."""
+    """Visit all values once, level by level."""
     found = _Found()
     level = [_Node(body, None, "", "", "")]
     for depth in range(MAX_JSON_DEPTH):
@@ -221,7 +221,7 @@ def _visit(node: _Node, depth: int, found: _Found, surrogates: bool) -> Iterator
 
 
 def _prompt_of(node: _Node, path: _Path, depth: int, kind: type) -> str:
-    """Whose text it is: `prompt` can be a list of prompts, and `messages` of conversations."""
+    """Which prompt a value belongs to: `prompt` can be a list of prompts, and `messages` of conversations."""
     own = depth == 1 and (node.field == "prompt" or (node.field == "messages" and kind is list))
     return str(path) if own else node.prompt
 

@@ -1,4 +1,4 @@
-"""Fields that a route of vLLM's would ignore or break on: refused, on every route, by name."""
+"""Refuses fields that a route of vLLM's would ignore or fail on, by name."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from phi_vision.tasks import presets
 CHAT = "/v1/chat/completions"
 _RESPONSES = "/v1/responses"
 _SCALE = "/scale_elastic_ep"  # fails with a 500 where it is not set up
-_INVOCATIONS = "/invocations"  # takes a chat or a completion, and declares neither
+_INVOCATIONS = "/invocations"  # takes a chat or a completion without declaring so
 
-# Clients send them the request that they mean to make; how it is to be sampled does not matter there.
+# They get the request that a client is about to make; sampling fields do not matter there.
 _COUNTING = ("/tokenize", "/v1/messages/count_tokens")
 
-# What vLLM itself puts among the extra arguments, and then reads without looking at its type.
+# Names that vLLM itself uses among the extra arguments, and reads without a check of their type.
 _RESERVED_XARGS = ("kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode")
 
 
 class FieldRules:
-    """Which fields each route may be sent; one object for all requests."""
+    """Which fields each route takes; one object for all requests."""
 
     def __init__(self, app: FastAPI, config: VllmConfig, served_names: Collection[str]) -> None:
         self._known = {route: _fields(models) for route, models in _models(app).items()}
@@ -65,7 +65,7 @@ class FieldRules:
         known = self._known.get(path)
         for name in body:
             only_there = name == "task" or (known is not None and name not in known)
-            if only_there and _asks_for_something(name, body[name]):
+            if only_there and _differs_from_default(name, body[name]):
                 raise RequestError(f"{name!r} is a field of {CHAT}, not of {path}", param=name)
         for name in ("messages", "input"):
             if _is_container(body.get(name)):
@@ -100,8 +100,8 @@ def _fields(models: list[type[BaseModel]]) -> frozenset[str]:
     return frozenset(names | aliases)
 
 
-def _asks_for_something(name: str, value: Any) -> bool:
-    """Whether this is a field of the chat route with more than its default, which clients may repeat."""
+def _differs_from_default(name: str, value: Any) -> bool:
+    """Whether this field of the chat route has another value than its default, which clients may repeat."""
     if name == "task":
         return value is not None
     field = ChatCompletionRequest.model_fields.get(name)
@@ -115,7 +115,7 @@ def _check_details(value: Any, name: str) -> None:
 
 
 def _details(value: Any, where: str, key: str) -> Iterator[tuple[str, Any]]:
-    """The `detail` of each picture in chat messages or items of `input`."""
+    """Path and `detail` of each picture in chat messages or items of `input`."""
     if isinstance(value, list):
         pairs = [(f"{where}[{i}]", key, inner) for i, inner in enumerate(value) if _is_container(inner)]
     else:
@@ -131,22 +131,25 @@ def _is_container(value: Any) -> bool:
 
 
 def _check_grammar(body: Mapping[str, Any]) -> None:
-    """A grammar and a list of tokens together leave no token sooner or later: vLLM then answers with 500."""
-    asked = body.get("structured_outputs")
-    if asked is not None and not isinstance(asked, dict):
+    """Refuse a grammar together with a list of allowed tokens.
+
+    Sooner or later no token satisfies both, and vLLM answers with 500.
+    """
+    structured = body.get("structured_outputs")
+    if structured is not None and not isinstance(structured, dict):
         raise RequestError("structured_outputs must be an object", param="structured_outputs")
     shape = body.get("response_format")
     shaped = shape is not None and not (isinstance(shape, dict) and shape.get("type") == "text")
     forced_tool = body.get("tool_choice") not in (None, "none", "auto")
-    if (asked or shaped or forced_tool) and body.get("allowed_token_ids"):
+    if (structured or shaped or forced_tool) and body.get("allowed_token_ids"):
         raise RequestError("it cannot be combined with structured outputs", param="allowed_token_ids")
 
 
 def _check_items(items: Any) -> None:
-    """Find the first item of no known kind.
+    """Refuse the first item of an unknown kind.
 
-    Symptom: a body of 2 MB took 17 GB, and the server with it. Cause: pydantic writes 233 errors for each
-    item that is none of the kinds of `input`. Can go: when vLLM's model stops at the first bad item.
+    Symptom: a body of 2 MB took 17 GB of memory and ended the server. Cause: pydantic writes 233 errors for
+    each item that matches no kind of `input`. Can go: when vLLM's model stops at the first bad item.
     """
     for i, item in enumerate(items if isinstance(items, list) else ()):
         try:

@@ -1,9 +1,9 @@
-"""Web pages of strangers: the browser of somebody who can reach this server sends what such a page asks for.
+"""Refuses requests of other origins: a web page's, sent by the browser of a user who can reach this server.
 
-A page can point its own name at our address (DNS rebinding), so `Host` must be a name of ours, unless a key
-is asked for, which the page does not have. It can also send to our real address, without reading the answer,
-so a request of another origin is refused too, whatever its method and content type. Programs that are no
-browser send neither `Origin` nor `Sec-Fetch-Site`.
+A page can point its own host name at our address (DNS rebinding), so `Host` must be one of our names, unless
+a key is needed, which the page does not have. A page can also send requests to our real address without
+reading the answers (CSRF), so requests of another origin are refused, whatever their method and content type.
+Other clients than browsers send neither `Origin` nor `Sec-Fetch-Site`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from phi_vision.errors import RequestError
 from phi_vision.serving.http import error_response
 
-# Supervisors and load balancers call these by any name; they tell no more than that the server is well.
+# Supervisors and load balancers use any host name for these, which tell no more than the server's health.
 PROBES = ("/livez", "/readyz", "/health", "/ping")
 
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d*)?")  # an IPv6 address or another name, and a port
@@ -34,7 +34,7 @@ def allowed_hosts(configured: str | None, listening_on: str | None, *, keyed: bo
 
 
 class OriginMiddleware:
-    """Middleware around all routes: refuses with 403 what a web page of a stranger may have sent.
+    """Middleware that answers 403 to what a web page of another origin may have sent.
 
     Args:
         app: the next ASGI application.
@@ -72,7 +72,7 @@ class OriginMiddleware:
         return None
 
     def _is_ours(self, host: str) -> bool:
-        """Whether the name is one of ours. An address is: no page can make the browser take it for a name."""
+        """Whether the name is one of ours. An address always is: a page cannot rebind an address."""
         parts = _HOST.fullmatch(host)
         if parts is None:
             return False
@@ -90,7 +90,7 @@ class OriginMiddleware:
         if (origin := headers.get("origin")) is not None:
             same = origin.lower().partition("://")[2] == headers.get("host", "").lower()
             return not same and origin.lower() not in self._origins
-        # Browsers leave Origin out of what only reads. What a followed link brings, the user alone sees.
+        # Browsers send no Origin with GET. The answer to a followed link is shown to the user only.
         followed = headers.get("sec-fetch-dest") == "document" and scope.get("method") == "GET"
         return headers.get("sec-fetch-site") in ("cross-site", "same-site") and not followed
 

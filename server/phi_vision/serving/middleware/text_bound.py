@@ -1,4 +1,4 @@
-"""How many tokens a text has at least, told from its characters: far cheaper than tokenising it."""
+"""A lower bound on the number of tokens of a text, from its characters: far cheaper than tokenising it."""
 
 from __future__ import annotations
 
