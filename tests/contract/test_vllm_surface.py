@@ -147,7 +147,7 @@ def test_vllm_parses(dest: str, arguments: Any) -> None:
 
 @pytest.fixture(scope="module")
 def arguments() -> Any:
-    from phi_vision.cli.serve import vllm_parser
+    from phi_vision.serving.launch import vllm_parser
 
     return vllm_parser().parse_args(["a-model", "--log-level", "debug"])
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 from phi_vision.config import PROFILE_NAMES, ServeConfig
 from phi_vision.errors import UsageError
-from phi_vision.planning.budget import engine_limits, memory_budget
 from phi_vision.planning.checkpoint import find_checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import GIB, GPU_NAMES, Device, named_gpu
+from phi_vision.planning.hardware import GIB, Device, named_gpu
 from phi_vision.planning.planner import choose, plan_candidates
 from phi_vision.planning.profiles import PROFILES, Precision, precisions
 
@@ -88,16 +87,12 @@ def test_memory_that_others_hold_is_not_planned_with() -> None:
     shared = replace(A10, free_bytes=12 * GIB)
     plan = chosen(shared, max_model_len=4096).plan
     assert plan.budget_bytes == 11 * GIB  # less what the process takes outside vLLM's share
-    budget = memory_budget(shared, 0.92)
-    assert budget.is_held_back and budget.bytes == plan.budget_bytes
-    assert 0.99 * plan.budget_bytes < budget.memory_utilization * A10.memory_bytes <= plan.budget_bytes
     with pytest.raises(
         UsageError, match=r"11\.0 of 22\.1 GiB to use\); .* or end the programs that hold 10\.1 GiB"
     ):
         chosen(shared)
     little = replace(A10, free_bytes=A10.memory_bytes - GIB // 2)  # a desktop
     assert chosen(little).plan == chosen(A10).plan
-    assert memory_budget(little, 0.92).memory_utilization == 0.92
 
 
 def test_old_gpus_get_no_quantization() -> None:
@@ -157,22 +152,6 @@ def test_flags_for_vllm_restrict_the_choice() -> None:
     for flag in ("--kv-cache-dtype", "--quantization", "--max-num-seqs"):
         with pytest.raises(UsageError, match=flag):
             chosen(H100, flag, "nonsense")
-
-
-def test_the_limits_are_vllms_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.platforms import current_platform
-    from vllm.usage.usage_lib import UsageContext
-
-    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
-    for name in GPU_NAMES:
-        gpu = named_gpu(name)
-        memory, title = gpu.memory_bytes, gpu.name
-        monkeypatch.setattr(type(current_platform), "get_device_total_memory", lambda *_, m=memory: m)
-        monkeypatch.setattr(type(current_platform), "get_device_name", lambda *_, t=title: t)
-        tokens, seqs = (table[UsageContext.OPENAI_API_SERVER] for table in EngineArgs.get_batch_defaults(1))
-        ours = engine_limits(EngineFlags(), gpu, 131072, 16)
-        assert (ours.max_num_batched_tokens, ours.max_num_seqs) == (tokens, seqs), name
 
 
 def test_profiles_are_ordered_and_named() -> None:
