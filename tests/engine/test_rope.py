@@ -199,7 +199,7 @@ def test_modes_share_a_batch(per_request: Server, reference: TextReference) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", ["short", "long"])
+@pytest.mark.parametrize("last", [pytest.param("short", marks=pytest.mark.full), "long"])
 def test_preempted_requests_keep_their_mode(
     per_request: Server, reference: TextReference, last: Factors
 ) -> None:

@@ -24,7 +24,10 @@ WINDOW = 4096  # tokens, `original_max_position_embeddings`
 
 
 class TextReference:
-    """The text model of a checkpoint; every call computes the whole sequence anew, without a cache."""
+    """The text model of a checkpoint. It has no KV cache: a call computes the whole sequence.
+
+    What was computed for a sequence without pictures is kept, as several tests ask for the same one.
+    """
 
     def __init__(self, checkpoint: Path) -> None:
         self.config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
@@ -32,6 +35,7 @@ class TextReference:
         self.weights = {name: tensor.float() for name, tensor in weights.items()}
         self.heads: int = self.config["num_attention_heads"]
         self.head_dim: int = self.config["hidden_size"] // self.heads
+        self._computed: dict[tuple[tuple[int, ...], int, Factors], Tensor] = {}
 
     def answer_logprobs(
         self, prompt: list[int], answer: list[int], pictures: Tensor | None = None
@@ -53,7 +57,6 @@ class TextReference:
             steps.append(self.logprobs(sequence, long_steps, "long", pictures))
         return torch.cat(steps), ["short"] * short_steps + ["long"] * long_steps
 
-    @torch.inference_mode()
     def logprobs(
         self, token_ids: list[int], last: int, factors: Factors, pictures: Tensor | None = None
     ) -> Tensor:
@@ -61,6 +64,15 @@ class TextReference:
 
         `pictures` (tokens, hidden) stand where the image tokens are, in order.
         """
+        if pictures is not None:
+            return self._logprobs(token_ids, last, factors, pictures)
+        key = (tuple(token_ids), last, factors)
+        if key not in self._computed:
+            self._computed[key] = self._logprobs(token_ids, last, factors, None)
+        return self._computed[key].clone()
+
+    @torch.inference_mode()
+    def _logprobs(self, token_ids: list[int], last: int, factors: Factors, pictures: Tensor | None) -> Tensor:
         cos, sin = self._rotary(len(token_ids), factors)
         ids = torch.tensor(token_ids)
         x = self.weights["model.embed_tokens.weight"][ids]  # (tokens, hidden)
