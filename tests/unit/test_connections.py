@@ -248,7 +248,7 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
         async with running() as server:
             client = await server.connect()
             (connection,) = server.open
-            client.writer.transport.pause_reading()
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await client.send(GET.replace(b"quick", b"large"))
             await server.until(lambda: connection.flow.write_paused)
             await server.later(CLIENT_TIMEOUT_S - 0.1)

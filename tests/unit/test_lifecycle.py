@@ -106,7 +106,7 @@ async def running(
     # No signal is sent to the process of the tests; test_overload.py sends them to a server of its own.
     monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", signals.__setitem__)
     engine = StubEngine()
-    cycle = Lifecycle(engine, app.state, max_requests, shutdown_timeout_s)  # type: ignore[arg-type]
+    cycle = Lifecycle(engine, app.state, max_requests, shutdown_timeout_s)
     app.state.phi_vision_lifecycle = cycle
     app.state.phi_vision_body_limits = SimpleNamespace(parse=json.loads)  # what they refuse has its own tests
     app.state.phi_vision_field_rules = SimpleNamespace(check=lambda path, body: None)

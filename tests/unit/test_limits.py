@@ -28,7 +28,8 @@ def test_bounds(flag: Flag) -> None:
     low, high = flag.bounds
     for value in (low, high):
         assert getattr(replace(PERMISSIVE, **{flag.field: flag.parse(str(value))}), flag.field) == value
-    for value in (low - 1, low - 0.001, high + 1, float("nan"), float("inf"), "1", True):
+    wrong: list[Any] = [low - 1, low - 0.001, high + 1, float("nan"), float("inf"), "1", True]
+    for value in wrong:
         with pytest.raises(UsageError, match=f"^{flag.name} must be from {low} to {high}, not {value}$"):
             replace(PERMISSIVE, **{flag.field: value})
 

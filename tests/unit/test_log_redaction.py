@@ -8,6 +8,7 @@ import logging
 import logging.config
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from phi_vision import serving
@@ -67,7 +68,7 @@ def assert_harmless(text: str) -> None:
 
 def test_installing_again_changes_nothing() -> None:
     log_records.install()
-    factory = logging.getLogRecordFactory()
+    factory: Any = logging.getLogRecordFactory()
     log_records.install()
     assert logging.getLogRecordFactory() is factory
     chain = []
