@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import psutil
 from phi_vision.client.process import ServerProcess
@@ -115,7 +114,7 @@ def soak(
             except openai.InternalServerError as error:
                 outcome = "errors_5xx"
                 tally.examples.append(str(error)[:300])
-            except (openai.APIConnectionError, httpx.TransportError) as error:
+            except Exception as error:
                 outcome = "lost"
                 tally.examples.append(repr(error)[:300])
             with lock:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def test_requests_are_seeded_and_distinct(name: str) -> None:
     assert next(workloads.requests(name, 1, "t", "m", fixed=fixed)) != twice[0][0]
     same = list(workloads.requests(name, 2, "s", "m", fixed=None, distinct=False))
     assert same[0] == same[1] and "min_tokens" not in same[0]
-    images = workloads.WORKLOADS[name].draw(workloads.Random("x"))
+    images = workloads.WORKLOADS[name].draw(Random("x"))
     assert tuple(image.size for image in images) == workloads.WORKLOADS[name].sizes
     assert twice[0][0]["min_tokens"] == twice[0][0]["max_tokens"] == 8 and same[0]["max_tokens"] > 8
 

@@ -75,10 +75,17 @@ def bench(python: str, url: str, out: Path, *flags: str) -> subprocess.Popen[str
     command += ["--workloads", "vqa", "--answer-tokens", str(TOKENS)]
     command += ["--skip", "image-path,route-overhead,eager", *flags]
     env = os.environ | {"PYTHONPATH": str(ROOT / "server")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # As from a terminal. A shell starts its background jobs with Ctrl-C ignored, which is inherited.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, preexec_fn=listen, **pipes)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        text=True,
+        preexec_fn=listen,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def folder_of(out: Path) -> Path:

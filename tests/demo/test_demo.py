@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 
 def page(seed: int, **options: Any) -> Drawing:
     """A text of words that were not trained on."""
-    options = {"em": PRINT_EM, "lines": (1, 2), "max_chars": 10, "words": HELD_OUT_WORDS} | options
-    return draw_text(Random(f"test-{seed}"), **options)
+    drawn: dict[str, Any] = {"em": PRINT_EM, "lines": (1, 2), "max_chars": 10, "words": HELD_OUT_WORDS}
+    return draw_text(Random(f"test-{seed}"), **drawn | options)
 
 
 def scene(seed: int, most: int = 3) -> Drawing:

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 from phi_vision.planning.checkpoint import DEMO_FOLDER
@@ -48,7 +47,7 @@ def other(trap: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         yield running
 
 
-def headers_of(server: Server, *sizes: tuple[int, int], model: str = "eyes") -> httpx.Headers:
+def headers_of(server: Server, *sizes: tuple[int, int], model: str = "eyes") -> Mapping[str, str]:
     parts = [image_part(reference_picture(*size, seed=1)) for size in sizes]
     raw = server.client(KEY).chat.completions.with_raw_response.create(
         model=model, messages=[user(*parts, "Describe.")], max_tokens=2

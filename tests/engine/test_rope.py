@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -160,7 +159,7 @@ def test_stock_vllm_equals_the_same_reference(
 
 @pytest.fixture(scope="module")
 def per_request(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
-    flags = (*FLAGS, "--model", str(checkpoint), "--max-model-len", "16384")
+    flags = [*FLAGS, "--model", str(checkpoint), "--max-model-len", "16384"]
     flags += ("--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK_TOKENS))
     flags += ("--hf-overrides", '{"initializer_range": 0.02}')  # a user's own does not undo ours
     with running_server(tmp_path_factory.mktemp("rope") / "log.txt", "--rope", "per-request", *flags) as s:
@@ -255,7 +254,7 @@ def test_choices_and_seeds_cross_the_window(per_request: Server, reference: Text
 @pytest.mark.slow
 def test_penalties_count_the_answer_across_the_window(per_request: Server, reference: TextReference) -> None:
     prompt = prompt_of(4060, seed=4)
-    penalties = {"presence_penalty": 1.5, "frequency_penalty": 0.5}
+    penalties: dict[str, Any] = {"presence_penalty": 1.5, "frequency_penalty": 0.5}
     answer = complete(per_request, prompt, tokens=80, **penalties)
     check(reference, prompt, answer, greedy=False)
     logprobs, factors = reference.answer_logprobs(prompt, answer.token_ids)
@@ -301,12 +300,12 @@ def test_what_vllm_keeps_of_a_request_crosses_the_window(
     assert (best - logprobs[range(60), spelled.token_ids[:60]]).max() < LOGPROB_TOLERANCE
 
     end = 708
-    forced = {"logit_bias": {str(end): 100}, "stop_token_ids": [end]}
+    forced: dict[str, Any] = {"logit_bias": {str(end): 100}, "stop_token_ids": [end]}
     held = complete(per_request, prompt, tokens=200, min_tokens=60, **forced)
     assert (held.finish_reason, len(held.token_ids)) == ("stop", 61)
 
-    loop = {"repetition_detection": {"max_pattern_size": 1, "min_pattern_size": 1, "min_count": 50}}
-    looped = complete(per_request, prompt, tokens=200, logit_bias={"300": 100}, **loop)
+    loop = {"max_pattern_size": 1, "min_pattern_size": 1, "min_count": 50}
+    looped = complete(per_request, prompt, tokens=200, logit_bias={"300": 100}, repetition_detection=loop)
     assert (looped.finish_reason, len(looped.token_ids)) == ("repetition", 50)
 
 
@@ -347,11 +346,8 @@ def look(server: Server, picture: Image.Image, mode: str, salt: str | None = Non
         extra_body={"ignore_eos": True} | ({"cache_salt": salt} if salt else {}),
     )
     assert stream.headers[HEADER] == mode
-    tokens = (part for chunk in stream.parse() for part in (chunk.choices[0].logprobs or NOTHING).content)
-    return [(part.token, part.logprob) for part in tokens]
-
-
-NOTHING = SimpleNamespace(content=())
+    logprobs = [chunk.choices[0].logprobs for chunk in stream.parse()]
+    return [(part.token, part.logprob) for each in logprobs if each for part in each.content or ()]
 
 
 @pytest.mark.slow
@@ -382,7 +378,7 @@ def test_an_answer_about_a_picture_grows_past_the_window(per_request: Server) ->
     letters, known = 60, 45
     not_as_bytes = {str(3 + byte): -100 for byte in b" qxz"}  # the same characters, spelled otherwise
 
-    def spell(pattern: str, *more: dict[str, Any], **fields: Any) -> tuple[str, list[float], int, str | None]:
+    def spell(pattern: str, *more: Any, **fields: Any) -> tuple[str, list[float], int, str | None]:
         raw = per_request.client().chat.completions.with_raw_response.create(
             model="phi-3.5-vision",
             messages=[question, *more],
@@ -391,7 +387,7 @@ def test_an_answer_about_a_picture_grows_past_the_window(per_request: Server) ->
             logit_bias=not_as_bytes,
             extra_body={"structured_outputs": {"regex": pattern}, **fields},
         )
-        answer = raw.parse()
+        answer: Any = raw.parse()
         said = answer.choices[0].logprobs.content[: letters + 1]
         text = answer.choices[0].message.content.strip()
         return text, [part.logprob for part in said], answer.usage.prompt_tokens, raw.headers[HEADER]

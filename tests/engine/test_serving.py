@@ -19,8 +19,8 @@ TALL = reference_picture(100, 1500, 1)
 
 def ask(client: openai.OpenAI, *parts: Any, **fields: Any) -> tuple[Any, Any]:
     """One user message; the answer and the response's headers."""
-    fields = {"model": "phi-3.5-vision", "max_tokens": 12, "temperature": 0} | fields
-    raw = client.chat.completions.with_raw_response.create(messages=[user(*parts)], **fields)
+    request: dict[str, Any] = {"model": "phi-3.5-vision", "max_tokens": 12, "temperature": 0} | fields
+    raw = client.chat.completions.with_raw_response.create(messages=[user(*parts)], **request)
     return raw.parse(), raw.headers
 
 

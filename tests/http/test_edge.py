@@ -63,7 +63,7 @@ def test_nothing_of_what_clients_send_harms_the_log(small: StubServer) -> None:
     escape = "\x1b]0;owned\x07"
     with httpx.Client(base_url=small.url, timeout=120) as http:
         chat = {"messages": [{"role": "user", "content": "hello " + escape}], "user": escape}
-        head = {"X-Request-Id": b"mine\x9b31m\x90"}  # C1 controls: the parser refuses the others
+        head = {b"X-Request-Id": b"mine\x9b31m\x90"}  # C1 controls: the parser refuses the others
         assert http.post("/v1/chat/completions", json=chat, headers=head).status_code == 200
         picture = {"type": "input_image", "image_url": data_url(PICTURE)}
         asked = {"input": [{"role": "user", "content": [picture]}], "max_output_tokens": 4}

@@ -137,7 +137,7 @@ def test_an_ascii_terminal_gets_ascii(fake: FakeServer, picture: str) -> None:
 
 # What a server sends as protocol
 
-ODD_STREAMS = {
+ODD_STREAMS: dict[str, str | bytes] = {
     "not JSON": sse("{nonsense") + END,
     "a list": sse("[1]") + END,
     "too deep": sse("[" * 100_000) + END,

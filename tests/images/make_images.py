@@ -1,6 +1,6 @@
 """Draw the pictures of this folder with Pillow alone.
 
-`python tests/images/make_images.py [FOLDER]` writes them into FOLDER, or beside this file.
+`python -m tests.images.make_images [FOLDER]` writes them into FOLDER, or beside this file.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from random import Random
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
-from scene import scene
-from textures import cloudy, fade, grainy, noise
+
+from tests.images.scene import scene
+from tests.images.textures import cloudy, fade, grainy, noise
 
 HERE = Path(__file__).parent
 INK, GREY, RULE, BLUE, ORANGE = "#1d2733", "#64707d", "#c9d0d8", "#2f6db5", "#d9722e"
@@ -123,11 +124,11 @@ def invoice() -> Image.Image:
         row(584 + 64 * i, (description, str(quantity), price, f"{quantity * Decimal(price):,.2f}"))
         draw.line((80, 606 + 64 * i, 1520, 606 + 64 * i), RULE, 2)
 
-    subtotal = sum(quantity * Decimal(price) for _, quantity, price in INVOICE_LINES)
+    subtotal = sum((quantity * Decimal(price) for _, quantity, price in INVOICE_LINES), Decimal(0))
     vat = subtotal * Decimal("0.20")
-    for i, (name, value) in enumerate([("Subtotal", subtotal), ("VAT 20%", vat)]):
+    for i, (name, amount) in enumerate([("Subtotal", subtotal), ("VAT 20%", vat)]):
         write(draw, (1220, 928 + 48 * i), name, 30, "rs", GREY)
-        write(draw, (1496, 928 + 48 * i), f"{value:,.2f}", 30, "rs")
+        write(draw, (1496, 928 + 48 * i), f"{amount:,.2f}", 30, "rs")
     draw.rectangle((940, 1000, 1520, 1068), BLUE)
     write(draw, (1220, 1046), "Total due EUR", 34, "rs", "white", bold=True)
     write(draw, (1496, 1046), f"{subtotal + vat:,.2f}", 34, "rs", "white", bold=True)

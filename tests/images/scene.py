@@ -6,7 +6,8 @@ import math
 from random import Random
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
-from textures import cloudy, fade, grainy, noise, textured
+
+from tests.images.textures import cloudy, fade, grainy, noise, textured
 
 # Drawn at twice the final size. The far shore is a level line: the lake mirrors what is above it.
 WIDTH, HEIGHT, SHORE = 2560, 1706, 940
@@ -149,7 +150,7 @@ def near_bank(rng: Random, picture: Image.Image) -> None:
 
     for y in range(1300, HEIGHT + 60, 4):  # far blades of grass first
         for _ in range(90):
-            x, length = rng.uniform(0, WIDTH), (y - 1200) / 11 * rng.uniform(0.6, 1.3)
-            if y > edge(x) + 8:
+            at, length = rng.uniform(0, WIDTH), (y - 1200) / 11 * rng.uniform(0.6, 1.3)
+            if y > edge(at) + 8:
                 shade = f"hsl({rng.randint(58, 90)}, {rng.randint(26, 44)}%, {rng.randint(15, 42)}%)"
-                draw.line((x, y, x + rng.uniform(-0.4, 0.5) * length, y - length), shade, 3)
+                draw.line((at, y, at + rng.uniform(-0.4, 0.5) * length, y - length), shade, 3)

@@ -12,6 +12,7 @@ import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -58,7 +59,7 @@ def app(ttft_s: float, itl_s: float, fail_every: int, answers: int | None) -> St
         yield chunk(number, [], usage=usage)
         yield "data: [DONE]\n\n"
 
-    def chunk(number: int, choices: list, **more: object) -> str:
+    def chunk(number: int, choices: list[Any], **more: object) -> str:
         body = {"id": f"chat-{number}", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
         return f"data: {json.dumps(body | {'choices': choices} | more)}\n\n"
 

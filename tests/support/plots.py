@@ -13,17 +13,18 @@ def cut_off(page: str) -> list[tuple[float, float]]:
     for plot in re.findall(r"<svg .*?</svg>", page, re.DOTALL):
         root = ElementTree.fromstring(plot)
         areas = {
-            f"url(#{clip.get('id')})": [float(clip[0].get(name)) for name in ("x", "y", "width", "height")]
+            f"url(#{clip.get('id')})": [float(clip[0].attrib[name]) for name in ("x", "y", "width", "height")]
             for clip in root.iter(f"{svg}clipPath")
         }
-        marks = {f"#{path.get('id')}": path.get("d") for path in root.iter(f"{svg}path") if path.get("id")}
+        marks = {f"#{path.get('id')}": path.attrib["d"] for path in root.iter(f"{svg}path") if path.get("id")}
         for group in root.iter(f"{svg}g"):
-            if (area := areas.get(group.get("clip-path"))) is None:
+            if (area := areas.get(group.get("clip-path", ""))) is None:
                 continue
             left, top, width, height = area
             for use in group.findall(f"{svg}use"):
-                radius = max(abs(float(number)) for number in re.findall(r"-?[\d.]+", marks[use.get(link)]))
-                x, y = float(use.get("x")), float(use.get("y"))
+                numbers = re.findall(r"-?[\d.]+", marks[use.attrib[link]])
+                radius = max(abs(float(number)) for number in numbers)
+                x, y = float(use.attrib["x"]), float(use.attrib["y"])
                 inside = left + radius <= x <= left + width - radius
                 if not (inside and top + radius <= y <= top + height - radius):
                     found.append((x, y))

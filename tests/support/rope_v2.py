@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -44,7 +45,7 @@ buffer_utils.async_tensor_h2d = lambda x, device=None, dtype=None: torch.as_tens
 
 
 class Model:
-    def get_mrope_input_positions(self, tokens: list[int], features: list) -> tuple[torch.Tensor, int]:
+    def get_mrope_input_positions(self, tokens: list[int], features: list[Any]) -> tuple[torch.Tensor, int]:
         return rope_table.positions(len(tokens), LONG_OFFSET)
 
 

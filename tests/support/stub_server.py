@@ -65,11 +65,11 @@ ROUTES = ("/v1/chat/completions", "/v1/messages", "/v1/completions", "/v1/respon
 
 def ask(stub: StubServer, path: str, text: Any, **more: Any) -> httpx.Response:
     """An answer of the stub, which is a dozen tokens long."""
-    content: dict[str, Any] = {
+    bodies: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {"messages": [{"role": "user", "content": text}]},
         "/v1/messages": {"messages": [{"role": "user", "content": text}], "max_tokens": 4096},
         "/v1/completions": {"prompt": text, "max_tokens": 4096},
         "/v1/responses": {"input": text},
-    }[path]
-    body = {"model": "phi-3.5-vision-demo", **content, **more}
+    }
+    body = {"model": "phi-3.5-vision-demo", **bodies[path], **more}
     return httpx.post(stub.url + path, json=body)

@@ -55,7 +55,9 @@ class TextReference:
             )
         if long_steps:
             steps.append(self.logprobs(sequence, long_steps, "long", pictures))
-        return torch.cat(steps), ["short"] * short_steps + ["long"] * long_steps
+        factors: list[Factors] = ["short"] * short_steps
+        factors += ["long"] * long_steps
+        return torch.cat(steps), factors
 
     def logprobs(
         self, token_ids: list[int], last: int, factors: Factors, pictures: Tensor | None = None

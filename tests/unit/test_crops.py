@@ -1,7 +1,7 @@
 """The crops policy, without an engine."""
 
 import pytest
-from phi_vision.model.crops import CropPolicy
+from phi_vision.model.crops import CropPolicy, Detail
 
 PHOTO = (1920, 1080)
 THUMBNAIL = (336, 336)
@@ -18,7 +18,7 @@ THUMBNAIL = (336, 336)
         ([], [], []),
     ],
 )
-def test_fixed(sizes: list, details: list, expected: list[int]) -> None:
+def test_fixed(sizes: list[tuple[int, int]], details: list[Detail | None], expected: list[int]) -> None:
     assert CropPolicy().num_crops(sizes, details) == expected
 
 

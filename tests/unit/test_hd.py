@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ CASES = json.loads((Path(__file__).parents[1] / "data" / "image_processor.json")
 PIXEL_TOLERANCE = 2e-4
 
 
-def case_id(case: dict) -> str:
+def case_id(case: dict[str, Any]) -> str:
     return f"{case['width']}x{case['height']}-{case['num_crops']}"
 
 
@@ -25,7 +26,7 @@ def test_the_reference_has_odd_shapes() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_equals_the_original_processor(case: dict) -> None:
+def test_equals_the_original_processor(case: dict[str, Any]) -> None:
     picture = reference_picture(case["width"], case["height"], case["seed"])
     canvas = resize_and_pad(picture, case["num_crops"])  # (3, H, W)
     assert canvas.dtype == torch.uint8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
@@ -21,7 +22,8 @@ JPEG_TILE_MEAN_MAX = 4
 @pytest.fixture(scope="module")
 def redrawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    subprocess.run([sys.executable, IMAGES / "make_images.py", folder], check=True)
+    command = [sys.executable, "-m", "tests.images.make_images", str(folder)]
+    subprocess.run(command, check=True, cwd=IMAGES.parents[1])
     return folder
 
 
@@ -37,7 +39,7 @@ def test_a_committed_picture_is_what_the_script_draws(redrawn: Path, name: str) 
     if name.endswith(".png"):
         assert difference.getbbox() is None
     else:
-        tile_means = difference.convert("RGB").reduce(TILE_PIXELS).getextrema()
+        tile_means: Any = difference.convert("RGB").reduce(TILE_PIXELS).getextrema()
         assert max(highest for _, highest in tile_means) <= JPEG_TILE_MEAN_MAX
 
 

@@ -138,11 +138,12 @@ def test_objects_of_the_user_join_ours() -> None:
     args = parsed(launch(A10, *given).argv)
     assert args.hf_overrides == {"initializer_range": 0.1, "longrope_per_request": True}
     assert args.override_generation_config == {"top_p": 0.5, "temperature": 0.0}
-    for given in (
+    alone: tuple[tuple[str, ...], ...] = (
         ("--override-generation-config", '{"temperature": 0.7}'),
         ("--override_generation_config.temperature=0.7",),
-    ):
-        assert parsed(launch(A10, *given).argv).override_generation_config == {"temperature": 0.7}
+    )
+    for flags in alone:
+        assert parsed(launch(A10, *flags).argv).override_generation_config == {"temperature": 0.7}
 
 
 @pytest.mark.parametrize("flag", ["--scheduler-cls", "--kv-transfer-config.kv_role", "--kv_offloading_size"])

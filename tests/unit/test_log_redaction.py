@@ -72,9 +72,10 @@ def test_installing_again_changes_nothing() -> None:
     log_records.install()
     assert logging.getLogRecordFactory() is factory
     chain = []
-    while factory is not None:
-        chain.append(type(factory))
-        factory = getattr(factory, "_factory", None)
+    link: Any = factory
+    while link is not None:
+        chain.append(type(link))
+        link = getattr(link, "_factory", None)
     assert chain.count(CleanRecords) == 1
 
 

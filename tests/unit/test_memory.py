@@ -28,7 +28,7 @@ REST_GIB = 1.3  # of the worked examples: activations and runtime together
 
 def a_plan(**changes: Any) -> MemoryPlan:
     """bf16 on an A10, with `changes`."""
-    given = {
+    given: dict[str, Any] = {
         "device_kind": "cuda",
         "total_bytes": round(22.1 * GIB),
         "budget_bytes": round(22.1 * 0.92 * GIB),

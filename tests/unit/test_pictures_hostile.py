@@ -7,7 +7,9 @@ import io
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,11 +166,12 @@ def test_where_we_differ_from_the_original_on_purpose() -> None:
     exif[0x0112] = 6
     clear = Image.new("RGBA", GOOD.size, (0, 0, 0, 0))
     grey = Image.fromarray(np.full((4, 4), 32768, np.uint16))
-    for data, original_is in (
+    cases: tuple[tuple[bytes, Callable[[Image.Image], bool]], ...] = (
         (encoded(GOOD, "JPEG", exif=exif), lambda image: image.size == GOOD.size),
         (encoded(clear), lambda image: image.getpixel((0, 0)) == (0, 0, 0)),
         (encoded(grey), lambda image: image.getpixel((0, 0)) == (255, 255, 255)),
-    ):
+    )
+    for data, original_is in cases:
         with Image.open(io.BytesIO(data)) as opened:
             assert original_is(opened.convert("RGB"))
         assert not original_is(decode(data, LIMITS))
@@ -248,7 +251,8 @@ def test_two_workers_for_one_request_take_its_time_twice_as_fast(monkeypatch: py
 
     monkeypatch.setattr(threading, "Timer", Timer)
     share = DecodeShare(20, lambda: now)
-    first, second = Worker(), Worker()
+    first: Any = Worker()
+    second: Any = Worker()
     with share.at_work(first):
         now = 8.0
         with share.at_work(second):
@@ -294,7 +298,13 @@ def test_a_client_that_goes_frees_its_decoder_and_its_places(monkeypatch: pytest
     pool = pool_with(monkeypatch, HANGS)
     started = threading.Event()
     real_start = pool._start
-    monkeypatch.setattr(pool, "_start", lambda: (real_start(), started.set())[0])
+
+    def start() -> Any:
+        process = real_start()
+        started.set()
+        return process
+
+    monkeypatch.setattr(pool, "_start", start)
 
     async def client_goes() -> None:
         share = pool.share()

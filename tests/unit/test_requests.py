@@ -20,11 +20,11 @@ def apply(body: dict[str, Any]) -> requests.TaskRequest:
     return requests.apply(body, NAMES, max_model_len=CONTEXT)
 
 
-def text(value: str) -> dict:
+def text(value: str | None) -> dict[str, Any]:
     return {"type": "text", "text": value}
 
 
-def request(*parts: dict, **fields: object) -> dict:
+def request(*parts: dict[str, Any], **fields: object) -> dict[str, Any]:
     return {"model": "phi-3.5-vision", "messages": [{"role": "user", "content": list(parts)}], **fields}
 
 
@@ -94,7 +94,7 @@ def test_what_the_client_sets_wins(name: str, value: object) -> None:
 
 def test_what_a_router_adds_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"skip_special_tokens": False, "logprobs": True, "max_tokens": 9}
-    monkeypatch.setitem(PRESETS, "ocr", presets.Preset("", "Read.", fields))  # type: ignore[arg-type]
+    monkeypatch.setitem(PRESETS, "ocr", presets.Preset("", "Read.", fields))
     through_router = request(IMAGE, task="ocr", max_tokens=None, **SHARED_DEFAULTS)
     body = apply(through_router).body
     assert {name: body[name] for name in fields} == fields
@@ -179,7 +179,7 @@ def test_pictures_are_found_where_they_stand() -> None:
         ),
     ],
 )
-def test_mistakes_name_their_field(body: dict, status: int, param: str) -> None:
+def test_mistakes_name_their_field(body: dict[str, Any], status: int, param: str) -> None:
     with pytest.raises(RequestError) as caught:
         apply(body)
     assert (caught.value.status, caught.value.param) == (status, param)

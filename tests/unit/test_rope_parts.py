@@ -170,7 +170,9 @@ def app_that_asks_late(per_request: bool) -> FastAPI:
         yield "created "
         await asyncio.sleep(0)
         if asks:
-            request_modes.get().append("long")
+            modes = request_modes.get()
+            assert modes is not None
+            modes.append("long")
         yield "answered "
         yield "ended"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from phi_vision.tasks.router_fields import (
     FOREIGN_DEFAULTS,
@@ -28,8 +30,8 @@ def test_a_default_is_no_choice(name: str, value: object, expected: bool) -> Non
 
 
 def test_only_defaults_of_foreign_fields_are_left_out() -> None:
-    kept = {"messages": [], "temperature": None, **SHARED_DEFAULTS}
-    assert without_foreign_defaults(kept | FOREIGN_DEFAULTS) == kept
+    kept: dict[str, Any] = {"messages": [], "temperature": None, **SHARED_DEFAULTS}
+    assert without_foreign_defaults(kept | dict(FOREIGN_DEFAULTS)) == kept
     asked = {name: not value for name, value in FOREIGN_DEFAULTS.items()}
     assert without_foreign_defaults(asked) == asked
     assert without_foreign_defaults({"no_stop_trim": None}) == {"no_stop_trim": None}

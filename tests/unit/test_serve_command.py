@@ -16,6 +16,7 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning.checkpoint import DEMO_FOLDER
 from phi_vision.planning.hardware import Device
+from phi_vision.serving import startup
 
 from tests.support.launch import A10, launch
 
@@ -129,8 +130,8 @@ def test_compilers_are_looked_for_before_anything_is_loaded_and_only_for_a_gpu(
 
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(serve.startup, "end_at_once_on_signals", lambda *_: None)
-    monkeypatch.setattr(serve.startup, "listen", next_step)
+    monkeypatch.setattr(startup, "end_at_once_on_signals", lambda *_: None)
+    monkeypatch.setattr(startup, "listen", next_step)
     monkeypatch.setattr(serve, "find_device", lambda _: A10)
     with pytest.raises(UsageError, match="a C compiler is not here"):
         serve.serve(ServeConfig())

@@ -128,13 +128,14 @@ def test_urls_that_are_not_fetched(url: str, connections: list[Any]) -> None:
 def test_a_redirect_to_a_private_address_is_refused(
     location: str, status: int, connections: list[Any]
 ) -> None:
+    cloud_metadata: dict[str, Any] = {"0xa9fea9fe": [["169.254.169.254"]]}
     with pytest.raises(FetchRefused, match="not public"):
         get(
             redirect(location, status),
             url="http://outside.example:{port}/",
             outside_example=[["127.0.0.1"]],
             inside_example=[["10.0.0.7"]],
-            **{"0xa9fea9fe": [["169.254.169.254"]]},
+            **cloud_metadata,
         )
     assert connections == ["127.0.0.1"]
 
