@@ -38,7 +38,7 @@ def parse(*argv: str, **environ: str) -> EngineFlags:
     ids=str,
 )
 def test_a_flag_is_read_as_vllm_reads_it(argv: list[str], field: str, value: Any) -> None:
-    from phi_vision.serving.launch import vllm_parser
+    from phi_vision.serving.vllm_compat.flag_parser import vllm_parser
 
     flags = parse(*argv)
     assert getattr(flags, field) == value

@@ -23,7 +23,7 @@ from tests.support.launch import A10, A100_80, CPU, H100, PUBLISHED, T4, candida
 
 def parsed(argv: Sequence[str]) -> Any:
     """As vLLM's own parser takes it."""
-    from phi_vision.serving.launch import vllm_parser
+    from phi_vision.serving.vllm_compat.flag_parser import vllm_parser
 
     return vllm_parser().parse_args(list(argv))
 

@@ -59,7 +59,7 @@ def test_rotates_as_vllm_does_in_either_mode(
     stock = vllm_module(config, max_model_len, monkeypatch)
     model = nn.ModuleList([vllm_module(config, 131072, monkeypatch)])
     length = {"short": WINDOW - 1, "long": WINDOW}[mode]
-    rows, delta = rope_table.positions(length, rope_table.hold_both_modes(model))
+    rows, delta = rope_table.positions(length, rope_table.build_dual_rope_table(model))
     assert rows.shape == (rope_table.MROPE_ROWS, length)
     assert bool((rows == rows[0]).all())
 
@@ -77,7 +77,7 @@ def test_no_position_of_a_short_request_reads_a_long_row(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = nn.ModuleList([vllm_module(config, 131072, monkeypatch)])
-    long_offset = rope_table.hold_both_modes(model)
+    long_offset = rope_table.build_dual_rope_table(model)
     assert long_offset == config["max_position_embeddings"]
     # The first rotary pair has factor 1 in both sets; the last differs. Its angle in row n is the unscaled
     # one divided by the set's factor.
@@ -102,7 +102,7 @@ def test_refuses_a_checkpoint_with_another_window(
 ) -> None:
     other = {**config, "original_max_position_embeddings": 8192}
     with pytest.raises(ValueError, match="8192 tokens in this checkpoint, not at 4096: use --rope long"):
-        rope_table.hold_both_modes(nn.ModuleList([vllm_module(other, 131072, monkeypatch)]))
+        rope_table.build_dual_rope_table(nn.ModuleList([vllm_module(other, 131072, monkeypatch)]))
 
 
 def test_fixed_modes_leave_vllm_alone() -> None:
@@ -127,8 +127,8 @@ def test_the_v2_runner_reads_the_same_rows() -> None:
 def test_the_v1_runner_asks_again_when_a_request_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is replaced is only the runner's own part: copying the rows."""
     monkeypatch.setattr(GPUModelRunner, "_calc_mrope_positions", lambda runner, output: None)
-    rope_table.ask_again_on_resumption()
-    rope_table.ask_again_on_resumption()  # once for each model in a process
+    rope_table.refresh_positions_on_resumption()
+    rope_table.refresh_positions_on_resumption()  # once for each model in a process
     long_offset = 131072
     model = SimpleNamespace(
         get_mrope_input_positions=lambda ids, _: rope_table.positions(len(ids), long_offset)

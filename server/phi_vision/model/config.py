@@ -14,8 +14,8 @@ class Phi3VConfig(Phi3Config):
     """`model_type: phi3_v`: Phi-3's text model with a CLIP tower and an HD projector in front.
 
     Two keys that the published config does not have let a checkpoint of the same architecture be
-    small: `image_token_id`, and `img_processor["vision_config"]` (CLIP's own keys). A third is a
-    setting of the server: `longrope_per_request` (see `rope`).
+    small: `image_token_id`, and `img_processor["vision_config"]` (CLIP's own keys). A third is set by
+    the server: `longrope_per_request` (see `rope_table`).
     """
 
     model_type = "phi3_v"
@@ -27,7 +27,7 @@ class Phi3VConfig(Phi3Config):
 
     @property
     def mrope_section(self) -> list[int] | None:
-        """What vLLM looks for to ask the model for positions: rotary pairs for each row of them."""
+        """Rotary pairs for each row of positions; vLLM asks the model for positions where this is set."""
         pairs = self.hidden_size // self.num_attention_heads // 2
         return [pairs, 0, 0] if self.longrope_per_request else None
 

@@ -1,9 +1,9 @@
-"""Requests with a seed on a CPU, whose prompts come in chunks.
+"""Allow seeds on a CPU for prompts that are computed in chunks.
 
-Symptom: the engine dies ("CPU Generator does not use offset").
-Cause: vLLM's V1 runner samples after each chunk and turns the request's generator back after, which torch
-can do on a GPU only. Here such a request has no generator until its prompt is through.
-Can go: when vLLM's CPU runner leaves the generators of unfinished prompts alone.
+Symptom: a request with a seed and a long prompt ends the engine ("CPU Generator does not use offset").
+Cause: vLLM's V1 runner samples after each chunk of a prompt and then resets the request's generator, which
+torch supports on a GPU only. Here a request has no generator until its whole prompt is computed.
+Can go: when vLLM's CPU runner does not touch the generators of unfinished prompts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _sample = CPUModelRunner.sample_tokens
 
 
 def sample_tokens(runner: Any, grammar_output: Any) -> Any:
-    """Sample one step, the generators of unfinished prompts put aside."""
+    """Replaces `CPUModelRunner.sample_tokens`: unfinished prompts have no generators meanwhile."""
     generators = runner.input_batch.generators
     unfinished = runner.discard_request_mask.np[: runner.input_batch.num_reqs].nonzero()[0].tolist()
     held = {i: generators.pop(i) for i in unfinished if i in generators}

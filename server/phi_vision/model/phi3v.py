@@ -131,9 +131,9 @@ class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
             cpu_seeds.install()
         self._long_offset = 0
         if config.longrope_per_request:
-            self._long_offset = rope_table.hold_both_modes(self.language_model)
+            self._long_offset = rope_table.build_dual_rope_table(self.language_model)
             if not vllm_config.use_v2_model_runner:
-                rope_table.ask_again_on_resumption()
+                rope_table.refresh_positions_on_resumption()
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     @property

@@ -1,10 +1,12 @@
-"""vLLM's scheduler, which also takes a sequence that outgrows the short factors over to the long ones.
+"""vLLM's scheduler, which also switches a sequence that outgrows the short window to the long factors.
 
-Symptom: with one engine for all lengths, vLLM computes a sequence with one set of factors for life.
-Cause: it knows no mode of a request. Here such a request is preempted, once: what vLLM keeps of it through
-a preemption (answer, sampling state, penalties, grammar, seed) is kept, its keys and values are computed
-anew, and the model gives it long positions then (`model.rope`).
-Can go: when vLLM chooses LongRoPE's factors by the length of a sequence. `--scheduler-cls` names `scheduler`.
+Symptom: a sequence that grows past 4,096 tokens goes on with the short factors, unlike the original.
+Cause: vLLM has one set of factors for an engine. Here such a request is preempted, once: vLLM keeps its
+answer, sampling state, penalties, grammar and seed, computes its keys and values anew, and the model then
+gives it positions of the long half (`rope_table`).
+Can go: when vLLM chooses LongRoPE's factors by the length of a sequence.
+
+`--scheduler-cls` names `scheduler`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from vllm.v1.request import Request
 from phi_vision.model.rope_mode import cache_salt, is_long, long_salt, mode_from, outgrown
 
 
-class _SwitchesRope(Scheduler):
+class _RopeScheduler(Scheduler):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         if self.connector is not None:
@@ -40,36 +42,36 @@ class _SwitchesRope(Scheduler):
             if not outgrown(request.num_tokens_with_spec + request.num_output_placeholders):
                 continue
             if request.num_in_flight_tokens:
-                # Its last tokens are not known yet. It waits for them with its place in the batch.
+                # Its last tokens are still being computed: it waits and keeps its place in the batch.
                 request.next_decode_eligible_step = self.current_step + 2
             elif outgrown(request.num_tokens):
                 self.running.remove(request)
                 self._preempt_request(request, time.monotonic())
             else:
-                request.spec_token_ids = []  # drafts alone would outgrow it
+                request.spec_token_ids = []  # only its draft tokens exceed the window
         return super().schedule(throttle_prefills)
 
     def _get_local_prefix_cache_hit(
         self, request: Request, *limits: Any
     ) -> tuple[KVCacheBlocks, int, int, bool]:
-        """Called where a request is let in, which is when the model is asked for its positions."""
+        """vLLM calls this when it schedules a request anew, just before it asks for positions."""
         if not is_long(request.cache_salt) and mode_from(request.num_tokens) == "long":
             _set_salt(request, long_salt(request.cache_salt))
         return super()._get_local_prefix_cache_hit(request, *limits)
 
 
-class _SwitchesRopeAsync(_SwitchesRope, AsyncScheduler):
+class _AsyncRopeScheduler(_RopeScheduler, AsyncScheduler):
     pass
 
 
 def scheduler(vllm_config: VllmConfig, **settings: Any) -> Scheduler:
-    """The scheduler that vLLM itself would make, with the switch."""
-    kind = _SwitchesRopeAsync if vllm_config.scheduler_config.async_scheduling else _SwitchesRope
+    """The scheduler that vLLM would create for this configuration, with the switch."""
+    kind = _AsyncRopeScheduler if vllm_config.scheduler_config.async_scheduling else _RopeScheduler
     return kind(vllm_config=vllm_config, **settings)
 
 
 def _set_salt(request: Request, salt: str | None) -> None:
-    """Set the salt of a request that holds no blocks, and what was made of the old one."""
+    """Change the salt of a request that holds no blocks, and the block hashes that depend on it."""
     if salt != request.cache_salt:
         request.cache_salt = salt
         request.block_hashes.clear()

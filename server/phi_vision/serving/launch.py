@@ -5,13 +5,12 @@ vLLM is imported only when it runs: it reads its environment at import, which mu
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from phi_vision import plugin_names
 from phi_vision.errors import PhiVisionError, UsageError
@@ -46,7 +45,9 @@ def run_vllm(
         UsageError: vLLM does not take a flag, or the start failed for a reason that the user can mend.
         PhiVisionError: it failed for another reason.
     """
-    args = vllm_parser().parse_args(list(argv))
+    from phi_vision.serving.vllm_compat import flag_parser, server_start
+
+    args = flag_parser.vllm_parser().parse_args(list(argv))
     limits.put_on(args)
     setattr(args, plugin_names.PLAN_ARGUMENT, memory_plan)
     pin_grammar_backend(args.structured_outputs_config)
@@ -56,7 +57,6 @@ def run_vllm(
     from vllm.logger import configure_logging_from_args
 
     from phi_vision.serving import lifecycle
-    from phi_vision.serving.vllm_compat import server_start
 
     server_start.install(args, opened, clean_up)
     configure_logging_from_args(args)
@@ -76,28 +76,8 @@ def run_vllm(
         raise PhiVisionError("the engine's process died; its last words stand above. Start again")
 
 
-def vllm_parser() -> argparse.ArgumentParser:
-    """vLLM's own parser, but a mistake is one line, and names are not to be shortened.
-
-    It takes `--log-level` in capitals only; here in any case. A shortened `--api-key` would not be taken for
-    ours, and so leave the server open.
-    """
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    class Parser(FlexibleArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UsageError(message)
-
-    parser: argparse.ArgumentParser = make_arg_parser(Parser(prog="phi-vision serve", allow_abbrev=False))
-    for action in parser._actions:
-        if action.dest == "log_level":
-            action.type = str.upper
-    return parser
-
-
 def pin_grammar_backend(structured_outputs: Any) -> None:
-    """Have structured outputs compiled by the one backend that is guarded, see `serving.grammars`.
+    """Have structured outputs compiled by the one backend that can be tried, see `vllm_compat`.
 
     Raises:
         UsageError: the user chose another.

@@ -1,6 +1,6 @@
-"""How large a structured-output spec may be, before anything compiles it.
+"""Limits on the size of a structured-output spec, checked before anything compiles it.
 
-Cheap and linear in the text. What is small but costly all the same is found by `trials`.
+The checks take time linear in the text. Specs that are small but costly to compile are found by `trials`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ MAX_REPEATS = 100_000  # {n,m}, multiplied where they are nested
 
 _PATTERN_KEYS = ("pattern", "grammar", "regex")  # of a schema or a structural tag, with a text to scan
 
-# What matters in a regex; escapes and classes are stepped over. Possessive, so that an unclosed class or
-# quote costs one pass and not one for each of its characters.
+# The tokens of a regex that matter here; escapes and classes are skipped. Possessive quantifiers, so that an
+# unclosed class or quote costs one pass and not one for each of its characters.
 _SIGNS = r"\\.|\[(?:[^\]\\]|\\.)*+\]?|(?P<sign>[()|])|\{(?P<low>\d*)(?P<comma>,?)(?P<high>\d*)\}"
 _REGEX = re.compile(_SIGNS, re.DOTALL)
 _GRAMMAR = re.compile(_SIGNS + r'|"(?:[^"\\\n]|\\.)*+"?|(?P<rule>::?=?)', re.DOTALL)  # EBNF or Lark
 
 
 class SpecRefused(ValueError):
-    """A spec that is not taken.
+    """A spec that is refused.
 
     Args:
         reason: why, for the client.
-        option: what is at fault beside the constraint itself.
+        option: the field at fault, where it is not the constraint itself.
     """
 
     def __init__(self, reason: str, *, option: str | None = None) -> None:
@@ -40,7 +40,7 @@ class SpecRefused(ValueError):
 
 
 def check(kind: Kind, spec: Any) -> None:
-    """Refuse a spec out of bounds.
+    """Check the size of a spec.
 
     Args:
         kind: which of vLLM's constraints it is.
@@ -111,8 +111,8 @@ def _check_object(value: dict[str, Any]) -> None:
 def _check_text(text: str, *, is_grammar: bool) -> None:
     """Bound groups, alternatives, rules and counted repeats of a regex or a grammar."""
     alternatives, rules = 1, 0
-    groups = [1]  # of each open group: the most that repeats within it multiply to
-    atom, atom_end = 1, -1  # the same of the group that ended last, and where that was
+    groups = [1]  # for each open group: the largest product of nested repeats in it
+    atom, atom_end = 1, -1  # the same for the last closed group, and where it ended
     for token in (_GRAMMAR if is_grammar else _REGEX).finditer(text):
         sign = token["sign"]
         if sign == "|":
@@ -140,7 +140,7 @@ def _number(digits: str) -> int:
 
 
 def _size(text: Any) -> int:
-    """Bytes of a text as UTF-8; half a surrogate pair, which is no text, counts too."""
+    """Bytes of a text as UTF-8; a lone surrogate counts too."""
     if not isinstance(text, str):
         raise SpecRefused("it must be a text")
     return len(text.encode(errors="surrogatepass"))

@@ -1,13 +1,14 @@
-"""Compile strangers' grammars in processes that may die, before the engine does.
+"""Compile clients' grammars in processes that may die, before the engine compiles them.
 
 A regex of ten characters can keep a grammar compiler busy for minutes, and the compiler is C++. So each
-spec is first compiled and walked for some tokens by a process of its own, with limits of memory and
-processor time and none of the server's secrets. What passes there costs the engine no more; what does
-not costs its own request.
+spec is first compiled, and followed for some tokens, in a process of its own, with limits on memory and
+processor time and without the server's secrets. What passes there costs the engine no more; what fails
+costs only its own request.
 
-One process (`serve_trials`) imports the compiler, which takes seconds, and is forked for each trial. The
-server hands it one end of a socket pair for each: over it goes a line of JSON, `{"kind": ..., "text": ...}`;
-back comes a byte when the trial begins, then `{}` or `{"refused": reason}`. A trial that dies closes it.
+One process (`serve_trials`) imports the compiler, which takes seconds, and is forked for each trial. For each
+trial the server sends it one end of a socket pair. The server writes a line of JSON to the other end,
+`{"kind": ..., "text": ...}`, and reads a byte when the trial begins, then `{}` or `{"refused": reason}`. When
+a trial dies, its end closes.
 """
 
 from __future__ import annotations
@@ -44,19 +45,18 @@ Syntax = Literal["json", "regex", "ebnf", "lark", "structural_tag"]
 
 
 class TrialFailed(Exception):
-    """There is no verdict: the machine is out of processes, memory or time."""
+    """A spec could not be tried: the machine is out of processes, memory or time."""
 
 
 @dataclass(frozen=True)
 class TrialLimits:
-    """What one trial may take. Processor time, so that a busy machine refuses nothing that an idle one takes.
+    """What one trial may use. It is processor time, so that a busy machine accepts what an idle one does.
 
     Args:
         compile_cpu_s: to compile the spec.
-        walk_cpu_s: for the walks through it. The engine fills masks between its steps: here one may take
-            15 ms on average.
-        memory_bytes: address space on top of the process that is forked.
-        compiled_bytes: of the result, which the engine keeps while a request uses it.
+        walk_cpu_s: to follow it. The engine fills a token mask between its steps; this allows 15 ms a mask.
+        memory_bytes: address space beyond that of the forked process.
+        compiled_bytes: size of the result, which the engine keeps while a request uses it.
     """
 
     compile_cpu_s: float = 10.0
@@ -79,10 +79,10 @@ class Compiler:
 
 
 class GrammarTrials:
-    """Verdicts on specs; those of the last `KEPT_VERDICTS` are kept."""
+    """Tries specs, and remembers the verdicts on the last `KEPT_VERDICTS` of them."""
 
     def __init__(self, compiler: Callable[[], Compiler], limits: TrialLimits | None = None) -> None:
-        self._compiler = compiler  # asked at the first trial, in a thread
+        self._compiler = compiler  # called at the first trial, in a thread
         self._limits = limits or TrialLimits()
         self._verdicts: OrderedDict[tuple[Syntax, str], asyncio.Task[str | None]] = OrderedDict()
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -91,7 +91,7 @@ class GrammarTrials:
         self._control: socket.socket | None = None
 
     async def verdict(self, syntax: Syntax, text: str) -> str | None:
-        """Why this spec is refused, or None.
+        """Why this spec is refused; None if it is accepted.
 
         Raises:
             TrialFailed: it could not be tried.
@@ -99,21 +99,21 @@ class GrammarTrials:
         key = syntax, text
         task = self._verdicts.get(key)
         if task is None:
-            task = self._verdicts[key] = asyncio.create_task(self._tried(syntax, text))
+            task = self._verdicts[key] = asyncio.create_task(self._try_spec(syntax, text))
             while len(self._verdicts) > KEPT_VERDICTS:
                 self._verdicts.popitem(last=False)
         self._verdicts.move_to_end(key)
         try:
-            return await asyncio.shield(task)  # others may wait for the same
+            return await asyncio.shield(task)  # other requests may wait for it too
         except TrialFailed:
             if self._verdicts.get(key) is task:
                 del self._verdicts[key]
             raise
 
-    async def _tried(self, syntax: Syntax, text: str) -> str | None:
+    async def _try_spec(self, syntax: Syntax, text: str) -> str | None:
         try:
             async with self._slots, asyncio.timeout(WAIT_S):
-                await self._started()
+                await self._ensure_started()
                 answer = await self._exchange(json.dumps({"kind": syntax, "text": text}).encode())
         except (OSError, TimeoutError) as error:
             raise TrialFailed(str(error) or type(error).__name__) from error
@@ -141,7 +141,7 @@ class GrammarTrials:
         finally:
             writer.close()
 
-    async def _started(self) -> None:
+    async def _ensure_started(self) -> None:
         async with self._starting:
             if self._process is None or self._process.poll() is not None:
                 await asyncio.to_thread(self._start)
@@ -164,9 +164,9 @@ class GrammarTrials:
 
 
 def serve_trials(control: socket.socket) -> None:
-    """The process's loop, until the server closes the socket or is gone; its trials end with it."""
-    length = int.from_bytes(_received(control, _LENGTH_BYTES), "big")
-    settings = json.loads(_received(control, length))
+    """The loop of the trial process, until the server closes the socket or ends; its trials end with it."""
+    length = int.from_bytes(_receive_exactly(control, _LENGTH_BYTES), "big")
+    settings = json.loads(_receive_exactly(control, length))
     compiler, limits = Compiler(**settings[0]), TrialLimits(**settings[1])
     import xgrammar
 
@@ -183,7 +183,7 @@ def serve_trials(control: socket.socket) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _received(control: socket.socket, size: int) -> bytes:
+def _receive_exactly(control: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         data += control.recv(size - len(data)) or sys.exit(0)
@@ -192,7 +192,7 @@ def _received(control: socket.socket, size: int) -> bytes:
 
 def _try(connection: socket.socket, limits: TrialLimits, tokenizer_info: Any, any_whitespace: bool) -> None:
     os.nice(10)  # the server goes first
-    signal.alarm(2 * WAIT_S)  # the server has long stopped waiting
+    signal.alarm(2 * WAIT_S)  # by then the server no longer waits
     _limit_memory(limits.memory_bytes)
     connection.sendall(_BEGUN)
     with connection.makefile("rb") as stream:
@@ -213,7 +213,7 @@ def _try(connection: socket.socket, limits: TrialLimits, tokenizer_info: Any, an
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Have the system refuse more than this from here on; macOS has no such limit."""
+    """Limit the address space from here on; macOS has no such limit."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(ValueError, OSError), open("/proc/self/statm") as file:
         limit = int(file.read().split()[0]) * resource.getpagesize() + more_bytes
@@ -221,7 +221,7 @@ def _limit_memory(more_bytes: int) -> None:
 
 
 def _compiled(syntax: Syntax, text: str, tokenizer_info: Any, any_whitespace: bool) -> Any:
-    """As vLLM's `XgrammarBackend.compile_grammar` does it, on one thread."""
+    """Compile as vLLM's `XgrammarBackend.compile_grammar` does, on one thread."""
     import xgrammar
 
     compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
@@ -249,7 +249,7 @@ def _compiled(syntax: Syntax, text: str, tokenizer_info: Any, any_whitespace: bo
 
 
 def _walk(compiled: Any, vocab_size: int, seed: int) -> None:
-    """Take tokens at random, as a model might.
+    """Follow the grammar for some random tokens, as a model might.
 
     Raises:
         ValueError: at some point no token may follow, as where a rule needs itself.

@@ -12,11 +12,11 @@ _CODE_POINTS = 0x110000
 
 
 class TokenBound:
-    """A sound lower bound for the number of tokens.
+    """Never more than the true number of tokens.
 
-    A token of n characters is charged to them in equal parts, 1/n each. A character is in no longer token
-    than the longest that contains it, so 1/length of that one is the least it can cost. One that no token
-    contains costs its UTF-8 bytes, where the vocabulary has tokens for bytes; otherwise nothing.
+    A token of n characters counts as 1/n for each of them. The longest token that contains a character gives
+    the least it can count. A character that is in no token counts its UTF-8 bytes where the vocabulary has
+    tokens for bytes, and nothing otherwise.
     """
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
@@ -36,6 +36,6 @@ class TokenBound:
         self._costs = costs
 
     def at_least(self, text: str) -> int:
-        """No tokenisation of this text has fewer tokens."""
+        """The bound for this text."""
         code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         return int(self._costs[code_points].sum(dtype=np.float64) * (1 - 1e-6))
