@@ -105,7 +105,7 @@ def ttft_by_task(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def memory(servers: Mapping[str, Any], card_bytes: int | None, machine_bytes: int) -> str:
-    """One bar a server: its own account, what else it holds, and the card (or the machine) as the end."""
+    """One bar a server: its memory breakdown, the rest that it holds, and the whole card or machine."""
     measured = {label: s for label, s in servers.items() if s["memory"] and s["memory"]["steady_bytes"]}
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.6 * len(measured)), layout="constrained")
     parts = ("weights", "kv", "activation_peak", "cuda_graph")
@@ -117,8 +117,8 @@ def memory(servers: Mapping[str, Any], card_bytes: int | None, machine_bytes: in
         "the rest: libraries, buffers, host code",
     )
     for row, server in enumerate(measured.values()):
-        account = server["account"]
-        sizes = [account.get(f"{part}_bytes") or 0 for part in parts]
+        breakdown = server["account"]
+        sizes = [breakdown.get(f"{part}_bytes") or 0 for part in parts]
         sizes.append(max(0, server["memory"]["steady_bytes"] - sum(sizes)))
         left = 0.0
         for size, name, colour in zip(sizes, names, MEMORY_COLOURS, strict=True):

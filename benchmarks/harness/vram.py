@@ -45,7 +45,7 @@ def resident_bytes(pid: int) -> int:
 
 
 class GpuMemory:
-    """NVML's account of the first visible GPU."""
+    """Used memory of the first visible GPU, from NVML."""
 
     def __init__(self) -> None:
         """Raises pynvml.NVMLError where there is none."""

@@ -12,7 +12,7 @@ import base64
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 import openai
-from phi_vision.client.chat import Endpoint
+from phi_vision.client.chat import Endpoint, served_tasks
 from phi_vision.client.process import local_server
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
@@ -90,15 +90,21 @@ def paper(count: int, seeds: str = _SEEDS) -> Iterator[Item]:
         yield Item("outside the domain", "caption", (draw_stranger(rng).image,), None, questions.UNKNOWN)
 
 
-def examine(client: openai.OpenAI, items: list[Item]) -> dict[str, dict[str, Any]]:
-    """Ask everything.
+def examine(client: openai.OpenAI, models: Mapping[str, str], items: list[Item]) -> dict[str, dict[str, Any]]:
+    """Ask everything; `models` names the model for each task.
 
     Returns:
         part -> `asked`, `exact` (share of answers that are right to the letter), and for texts `cer`,
         the character error rate: edits over the length of the truth.
     """
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        answers = list(tqdm(pool.map(lambda item: _ask(client, item), items), total=len(items), desc="exam"))
+        answers = list(
+            tqdm(
+                pool.map(lambda item: _ask(client, models[item.task], item), items),
+                total=len(items),
+                desc="exam",
+            )
+        )
     parts: dict[str, dict[str, Any]] = {}
     for item, answer in zip(items, answers, strict=True):
         part = parts.setdefault(item.part, {"asked": 0, "exact": 0, "edits": 0, "chars": 0, "wrong": []})
@@ -135,7 +141,7 @@ def _page(seed: str) -> Drawing:
     return draw_text(Random(seed), em=PRINT_EM, words=HELD_OUT_WORDS)
 
 
-def _ask(client: openai.OpenAI, item: Item) -> str:
+def _ask(client: openai.OpenAI, model: str, item: Item) -> str:
     content: list[Any] = [
         {"type": "image_url", "image_url": {"url": _data_url(image)}} for image in item.pictures
     ]
@@ -143,7 +149,7 @@ def _ask(client: openai.OpenAI, item: Item) -> str:
         content.append({"type": "text", "text": item.text})
     crops = {"mm_processor_kwargs": {"num_crops": item.num_crops}} if item.num_crops else {}
     answer = client.chat.completions.create(
-        model=f"phi-3.5-vision:{item.task}",
+        model=model,
         messages=[{"role": "user", "content": content}],
         max_tokens=100,
         extra_body=crops,
@@ -176,7 +182,7 @@ def main() -> None:
     )
     with running as endpoint:
         client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key or "none", timeout=600)
-        parts = examine(client, list(paper(args.count, args.seeds)))
+        parts = examine(client, served_tasks(endpoint), list(paper(args.count, args.seeds)))
         model = client.models.list().data[0].id
     print(table(parts))
     if args.output:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phi_vision.client.chat import Answer, Endpoint, KeyWanted, Retry, ask, served_tasks
+from phi_vision.client.chat import Answer, ApiKeyRequired, Endpoint, Retry, ask, served_tasks
 from phi_vision.client.images import Input, load
 from phi_vision.client.output import check_writable, write_whole
 from phi_vision.client.process import local_server
@@ -115,7 +115,7 @@ def _endpoint(base_url: str | None, device: str) -> Iterator[Endpoint]:
 def _has_our_tasks(endpoint: Endpoint) -> bool:
     try:
         return not PRESETS.keys().isdisjoint(served_tasks(endpoint, _PROBE_TIMEOUT_S))
-    except KeyWanted:
+    except ApiKeyRequired:
         raise  # better than a second model in the same memory
     except PhiVisionError:
         return False

@@ -25,7 +25,7 @@ _ANSWER_TIMEOUT_S = 7200.0
 _NUMBER = re.compile(r"[0-9]{1,7}")
 
 
-class KeyWanted(UsageError):
+class ApiKeyRequired(UsageError):
     """The server asks for a key, but the user has not named it, so it gets none."""
 
 
@@ -54,7 +54,7 @@ class Retry:
 
     Args:
         max_wait_s: waits of one request together; 0 for none.
-        on_wait: is told the server's message and the seconds until the next attempt.
+        on_wait: called with the server's message and the seconds until the next attempt.
         sleep: waits.
     """
 
@@ -101,7 +101,7 @@ def served_tasks(endpoint: Endpoint, timeout_s: float = _CONNECT_TIMEOUT_S) -> d
         with _exchange(endpoint, "GET", "/tasks", timeout_s=timeout_s) as response:
             tasks = _field(_json(_read(response)), "data", list)
         return {_field(task, "id", str): str(_field(task, "models", list)[0]) for task in tasks}
-    except (KeyWanted, Unreachable):
+    except (ApiKeyRequired, Unreachable):
         raise
     except (PhiVisionError, IndexError):
         names = served_models(endpoint, timeout_s)
@@ -113,7 +113,7 @@ def ask(
     model: str,
     content: Sequence[Mapping[str, Any]],
     pictures: int,
-    show: Callable[[str], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
     retry: Retry | None = None,
 ) -> Answer:
     """Send one user message and read the stream.
@@ -123,7 +123,7 @@ def ask(
         model: as it is served there.
         content: the message's parts.
         pictures: how many of them are pictures.
-        show: is given each piece of the text as it comes.
+        on_text: called with each piece of the text as it comes.
         retry: how long to wait for a busy server; None: see `Retry`.
 
     Raises:
@@ -148,15 +148,15 @@ def ask(
         for event in _events(response):
             chunk = _json(event)
             if chunk.get("error"):
-                raise PhiVisionError(f"the server broke off: {_said(chunk)}")
+                raise PhiVisionError(f"the server broke off: {_message_of(chunk)}")
             answered_by = _field(chunk, "model", str)
             usage = _field(chunk, "usage", dict, type(None)) or usage
             for choice in _field(chunk, "choices", list):
                 finish_reason = _field(choice, "finish_reason", str, type(None)) or finish_reason
                 piece = _field(_field(choice, "delta", dict), "content", str, type(None)) or ""
                 pieces.append(piece)
-                if show is not None:
-                    show(piece)
+                if on_text is not None:
+                    on_text(piece)
     if finish_reason is None:
         raise PhiVisionError("the server broke off before the answer's end")
     return Answer("".join(pieces), answered_by, finish_reason, usage, num_crops, image_tokens)
@@ -225,7 +225,7 @@ def _check(endpoint: Endpoint, response: httpx.Response) -> None:
         target = one_line(response.headers["location"])
         raise UsageError(f"the server at {one_line(endpoint.base_url)} redirects to {target}; name that one")
     if status == 401 and endpoint.key is None and not endpoint.named:
-        raise KeyWanted(
+        raise ApiKeyRequired(
             f"the server at {endpoint.base_url} asks for a key; name it with --base-url, "
             "then $OPENAI_API_KEY is sent to it"
         )
@@ -238,12 +238,12 @@ def _check(endpoint: Endpoint, response: httpx.Response) -> None:
 def _error_message(response: httpx.Response) -> str:
     """What the body of a response that is not 200 says, on one line."""
     try:
-        return _said(_json(_read(response)))
+        return _message_of(_json(_read(response)))
     except PhiVisionError:
         return f"HTTP status {response.status_code}"
 
 
-def _said(body: dict[str, Any]) -> str:
+def _message_of(body: dict[str, Any]) -> str:
     """An error's message in OpenAI's shape, or in vLLM's older ones."""
     error = body.get("error", body)
     message = error.get("message") if isinstance(error, dict) else error

@@ -100,7 +100,10 @@ def check_weights(folder: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    """The header says how long the file must be: 8 bytes, the header, then the tensors."""
+    """The header says how long the file must be: 8 bytes, the header, then the tensors.
+
+    Not with safetensors' `safe_open`: it imports numpy or torch, which `phi-vision plan` does without.
+    """
     with file.open("rb") as opened:
         header_bytes = int.from_bytes(opened.read(8), "little")
         size = file.stat().st_size
