@@ -58,7 +58,7 @@ def test_a_flag_is_read_as_vllm_reads_it(argv: list[str], field: str, value: Any
         (["--hf-overrides", "{"], "--hf-overrides must be a JSON object"),
         (["--hf-overrides=[1]"], "--hf-overrides must be a JSON object"),
         (["--config", "serve.yaml"], "--config is not read here"),
-        (["microsoft/Phi-3.5-vision-instruct"], "a model is named with --model"),
+        (["microsoft/Phi-3.5-vision-instruct"], "name a model with --model"),
     ],
     ids=str,
 )

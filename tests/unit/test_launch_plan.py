@@ -57,6 +57,13 @@ def test_vllm_is_told_what_was_planned() -> None:
         assert word in row_of(plan, "memory")
 
 
+def test_the_context_that_was_planned_decides_about_the_rest() -> None:
+    """Here the profile sets it, to the short window, in which all requests are in one mode."""
+    plan = launch(A10, profile="faithful")
+    assert value_of(plan.argv, "--max-model-len") == "4096" and "4096" in row_of(plan, "context")
+    assert "--scheduler-cls" not in plan.argv and "short factors" in row_of(plan, "rope mode")
+
+
 def test_a_flag_that_the_user_gave_stands_once() -> None:
     """Twice, vLLM would warn of it; the last would win, and nobody sees which that is."""
     flags = ("--attention-backend", "FLASHINFER", "--max_num_seqs=3", "-q", "mxfp4", "--no-enforce-eager")

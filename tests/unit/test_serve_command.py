@@ -82,7 +82,7 @@ def test_a_dry_run_shows_no_secrets(tmp_path: Path) -> None:
         (["--model", "demo", "--device", "mps"], "Apple silicon"),
         (["--model", "demo", "--max-num-seqs", "x"], "--max-num-seqs"),
         (["--model", "demo", "--api-key", ""], "the API key is empty"),
-        (["demo"], "a model is named with --model"),
+        (["demo"], "name a model with --model"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

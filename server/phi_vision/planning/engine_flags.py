@@ -80,7 +80,7 @@ class EngineFlags:
             UsageError: a value that vLLM would not take either, or a flag that has no effect here.
         """
         if argv and not argv[0].startswith("-"):
-            raise UsageError(f"unrecognized argument: {argv[0]}; a model is named with --model")
+            raise UsageError(f"unrecognized argument: {argv[0]}; name a model with --model")
         parsed, _ = _parser().parse_known_args(argv := with_dashes(argv))
         if parsed.config is not None:
             raise UsageError("--config is not read here: give its flags on the command line")
