@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import torch
-from phi_vision.model.hd import resize_and_pad
+from phi_vision.model.canvas import resize_and_pad
 from PIL import Image
 
 from benchmarks.harness import drawing, float_reference

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from phi_vision.model.canvas import resize_and_pad
 from phi_vision.model.geometry import CROP_PX, crop_grid
-from phi_vision.model.hd import normalize, overview, resize_and_pad, views
+from phi_vision.model.hd import global_view, normalize, tile_canvas
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,9 +57,10 @@ def see(drawing: Drawing, num_crops: int, thin: Random | None = None) -> Views:
         thin: chooses the few crops, and cells of them, that are left of crops in which nothing can be read.
     """
     image = drawing.image
-    canvas = resize_and_pad(image, num_crops)  # (3, H, W)
+    canvas = torch.from_numpy(resize_and_pad(image, num_crops))  # (3, H, W)
     grid = crop_grid(image.width, image.height, num_crops)
-    seen = overview(canvas)[None] if grid.rows == grid.columns == 1 else views(canvas)  # (views, 3, 336, 336)
+    alone = grid.rows == grid.columns == 1
+    seen = global_view(canvas)[None] if alone else tile_canvas(canvas)  # (views, 3, 336, 336)
     scale = grid.resized_width / image.width, grid.resized_height / image.height
     squeeze = CROP_PX / grid.width, CROP_PX / grid.height
     frames = [

@@ -41,10 +41,8 @@ _PHI3V = "vllm.model_executor.models.phi3v"
 _PROCESSOR = "vllm.multimodal.processing.processor"
 _SCHEDULER = "vllm.v1.core.sched.scheduler"
 _CONNECTOR = "vllm.multimodal.media.connector"
-_API_UTILS = "vllm.entrypoints.serve.utils.api_utils"
 
 START = [
-    Name("vllm.envs", "", "which media connector is set"),
     Name("vllm", "ModelRegistry.register_model", "our model class", ("model_arch", "model_cls")),
     Name("vllm", "ModelRegistry.models", "refuses to start without our model class"),
     Name("vllm.plugins", "load_general_plugins", "refuses to start without our plugins"),
@@ -254,39 +252,31 @@ ROUTES = [
         "temperature",
     ),
     Name(_CHAT, "ChatCompletionRequest", "the request of the chat route"),
-    Name(_CHAT, "ChatCompletionResponse", "an answer that is not streamed"),
+    Name("vllm.entrypoints.openai.chat_completion", "api_router", "has vLLM's chat route"),
     Name(
-        "vllm.entrypoints.openai.chat_completion.serving",
-        "OpenAIServingChat.create_chat_completion",
-        "vLLM's chat handler answers",
+        "vllm.entrypoints.openai.chat_completion.api_router",
+        "create_chat_completion",
+        "vLLM's chat route answers",
         ("request", "raw_request"),
     ),
-    *members(
-        "vllm.entrypoints.openai.chat_completion.serving",
-        "OpenAIServingChat",
-        "a copy of the handler takes pictures that are already loaded",
-        "model_config",
-        "online_renderer",
-        "renderer",
-    ),
-    Name("vllm.entrypoints.openai.chat_completion.serving", "OpenAIServingChat", "vLLM's chat handler"),
     Name(
-        "vllm.renderers.online_renderer",
-        "OnlineRenderer.render_chat",
-        "wrapped: pictures are put in",
-        ("request",),
+        "vllm.entrypoints.openai.chat_completion.api_router", "router", "what vLLM's chat route checks first"
     ),
     Name(
-        "vllm.renderers.online_renderer", "OnlineRenderer.trust_request_mm_kwargs", "`num_crops` of a request"
+        "vllm.renderers.base",
+        "BaseRenderer.render_chat_async",
+        "wrapped: once a request",
+        ("conversations", "chat_params", "tok_params", "prompt_extras"),
+    ),
+    Name(
+        "vllm.renderers.base",
+        "BaseRenderer.process_for_engine_async",
+        "wrapped: once a prompt, all its pictures known",
+        ("prompt", "arrival_time"),
     ),
     Name("vllm.entrypoints.openai.completion.protocol", "CompletionRequest", "fields of /invocations"),
     Name("vllm.entrypoints.openai.responses.protocol", "ResponsesRequest", "finds a bad item of `input`"),
-    Name("vllm.entrypoints.serve.engine.protocol", "ErrorResponse", "an error of the chat handler"),
     Name("vllm.exceptions", "VLLMValidationError", "a 400 with a field", ("message", "parameter")),
-    Name(_API_UTILS, "load_aware_call", "as vLLM's chat route"),
-    Name(_API_UTILS, "validate_json_request", "as vLLM's chat route"),
-    Name(_API_UTILS, "with_cancellation", "as vLLM's chat route"),
-    Name("vllm.entrypoints.serve.utils.sse_keep_alive", "with_sse_keep_alive", "as vLLM's chat route"),
     Name(f"{_HANDLERS}.handlers.validation", "clean_loc_for_param", "names the field of an error", ("loc",)),
     Name(f"{_HANDLERS}.utils", "sanitize_message", "wrapped: long messages are cut", ("message",)),
     Name(f"{_HANDLERS}", "utils", "its `sanitize_message` is wrapped"),
@@ -306,7 +296,6 @@ ROUTES = [
 
 PICTURES = [
     Name(_CONNECTOR, "MEDIA_CONNECTOR_REGISTRY.register", "our connector", ("name",)),
-    Name(_CONNECTOR, "MEDIA_CONNECTOR_REGISTRY.load", "our connector"),
     Name(_CONNECTOR, "MEDIA_CONNECTOR_REGISTRY", "our connector"),
     Name(
         _CONNECTOR,
@@ -317,27 +306,19 @@ PICTURES = [
     Name(
         _CONNECTOR,
         "MediaConnector.load_from_url_async",
-        "overridden: where a URL is fetched",
+        "overridden: nothing is fetched here",
         ("url", "media_io", "fetch_timeout"),
     ),
     Name(
         _CONNECTOR,
         "MediaConnector.load_from_url",
-        "overridden: where a URL is fetched",
+        "overridden: nothing is fetched here",
         ("url", "media_io", "fetch_timeout"),
-    ),
-    Name(_CONNECTOR, "MediaConnector.fetch_image_async", "loads a picture", ("image_url",)),
-    *members(
-        _CONNECTOR,
-        "MediaConnector",
-        "what the operator allows",
-        "allowed_local_media_path",
-        "allowed_media_domains",
     ),
     Name(
         "vllm.multimodal.media",
         "MediaWithBytes",
-        "a picture with its file's bytes",
+        "a picture that vLLM has read",
         ("media", "original_bytes"),
     ),
     Name("vllm.multimodal.media.image", "ImageMediaIO", "tells pictures from other media"),
@@ -349,7 +330,6 @@ PICTURES = [
         "Phi3VMultiModalProcessor",
         "overridden",
         "_apply_hf_processor_main",
-        "_get_cache_missing_processor_kwargs",
         "_get_mm_fields_config",
         "_get_mm_hashes",
         "_get_prompt_updates",
@@ -362,6 +342,7 @@ PICTURES = [
         "sizes and limits of pictures",
         "ctx",
         "get_hf_config",
+        "get_data_parser",
         "get_image_size_with_most_features",
         "get_tokenizer",
         "get_mm_max_tokens_per_item",
@@ -370,20 +351,17 @@ PICTURES = [
     Name("vllm.multimodal.inputs", "MultiModalFieldConfig.batched", "one canvas a picture", ("modality",)),
     Name("vllm.multimodal.inputs", "MultiModalFieldConfig", "one canvas a picture"),
     Name("vllm.multimodal.inputs", "MultiModalKwargsItems", "in a signature"),
-    Name("vllm.multimodal.parse", "ImageProcessorItems.get_image_size", "sizes of pictures", ("item_idx",)),
     Name("vllm.multimodal.parse", "ImageProcessorItems", "pictures of a request"),
-    Name("vllm.multimodal.parse", "MultiModalDataItems.get_items", "pictures of a request"),
-    Name("vllm.multimodal.parse", "MultiModalDataItems.get_all_counts", "whether there are pictures"),
     Name("vllm.multimodal.parse", "MultiModalDataItems", "pictures of a request"),
+    Name("vllm.multimodal.parse", "MultiModalDataParser._parse_image_data", "overridden", ("data",)),
+    Name("vllm.multimodal.parse", "MultiModalDataParser", "base of ours"),
     Name("vllm.multimodal.processing", "ProcessorInputs", "what a canvas is hashed by"),
     *members(
         "vllm.multimodal.processing",
         "ProcessorInputs",
         "what a canvas is hashed by",
-        "hf_processor_mm_kwargs",
         "mm_data_items",
     ),
-    Name(_PROCESSOR, "MultiModalIsCached", "in a signature"),
     Name(_PROCESSOR, "PromptReplacement", "image tokens", ("modality", "target", "replacement")),
     Name(_PROCESSOR, "PromptUpdate", "in a signature"),
     Name(_PROCESSOR, "ResolvedPromptUpdate.item_idx", "a cached picture at another place"),
@@ -546,7 +524,6 @@ ARGUMENTS = (
     "host",
     "kv_transfer_config",
     "served_model_name",
-    "sse_keep_alive_interval",
     "structured_outputs_config",
     "uds",
 )

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from phi_vision.model.canvas import resize_and_pad
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import CROP_PX
-from phi_vision.model.hd import resize_and_pad, views
+from phi_vision.model.hd import tile_canvas
 from phi_vision.model.phi3v import HDImageEmbedding
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import (
@@ -81,7 +82,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HDImageEm
 
 def stock_inputs(canvases: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """What the stock class wants: every picture padded with empty crops to the longest."""
-    seen = [views(canvas) for canvas in canvases]
+    seen = [tile_canvas(canvas) for canvas in canvases]
     longest = max(map(len, seen))
     padded = [torch.cat([v, v.new_zeros(longest - len(v), 3, CROP_PX, CROP_PX)]) for v in seen]
     sizes = torch.tensor([canvas.shape[1:] for canvas in canvases])
@@ -90,7 +91,7 @@ def stock_inputs(canvases: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tens
 
 def canvas_of(index: int) -> torch.Tensor:
     width, height, num_crops = PICTURES[index]
-    return resize_and_pad(reference_picture(width, height, index), num_crops)
+    return torch.from_numpy(resize_and_pad(reference_picture(width, height, index), num_crops))
 
 
 @pytest.mark.parametrize("indexes", [[0], [1], [2], [3], [2, 1, 3]], ids=str)

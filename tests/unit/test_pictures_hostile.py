@@ -1,15 +1,10 @@
-"""Pictures made to hurt: bombs, slivers, fragments, files that are two things, and decoders that die."""
+"""Pictures made to hurt: bombs, slivers, fragments, and files that are two things."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +16,9 @@ from phi_vision.media.decode import (
     PictureRefused,
     decode,
 )
-from phi_vision.media.fair_share import DecodeShare
-from phi_vision.media.worker_pool import DecoderPool
+from phi_vision.media.worker_pool import WorkerPool
+from phi_vision.model.canvas import resize_and_pad
+from phi_vision.model.crops import CropLimit
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -177,206 +173,29 @@ def test_where_we_differ_from_the_original_on_purpose() -> None:
         assert not original_is(decode(data, LIMITS))
 
 
-def pool_with(
-    monkeypatch: pytest.MonkeyPatch, *programs: str, workers: int = 1, request_s: float = 60
-) -> DecoderPool:
-    """A pool whose first processes run these programs instead of a decoder."""
-    pool = DecoderPool(LIMITS, workers, request_s)
-    real_start = pool._start
-    waiting = iter(programs)
-
-    def start() -> subprocess.Popen[bytes]:
-        program = next(waiting, None)
-        if program is None:
-            return real_start()
-        return subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=-1
-        )
-
-    monkeypatch.setattr(pool, "_start", start)
-    return pool
-
-
-HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
-        "import os, sys; sys.stdin.buffer.read(20); os.abort()",
-        "import sys; sys.stdin.buffer.read(20); print('{\"size\": [40, 30]}')",  # half an answer
-    ],
-)
-def test_a_decoder_that_dies_costs_one_picture(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, program)
-    with pytest.raises(PictureRefused, match="crashed or ran out of memory"):
-        asyncio.run(pool.decode(encoded(GOOD)))
-    assert asyncio.run(pool.decode(encoded(GOOD))).tobytes() == GOOD.tobytes()
-
-
-def test_a_decoder_that_hangs_costs_the_time_of_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, HANGS, request_s=0.5)
-
-    async def pictures_of_one_request() -> list[BaseException | Image.Image]:
-        share = pool.share()
-        decoding = [pool.decode(encoded(GOOD), share) for _ in range(4)]
-        return await asyncio.gather(*decoding, return_exceptions=True)
-
-    refusals = asyncio.run(pictures_of_one_request())
-    assert {str(refusal) for refusal in refusals} == {
-        "the pictures of this request took longer than 0.5 s to decode"
-    }
-    pool._request_s = 60  # a worker's start alone may take long on a busy machine
-    assert asyncio.run(pool.decode(encoded(GOOD))).tobytes() == GOOD.tobytes()
-
-
-class Worker:
-    """What a share knows of a worker."""
-
-    def __init__(self) -> None:
-        self.killed = threading.Event()
-
-    def kill(self) -> None:
-        self.killed.set()
-
-
-def test_two_workers_for_one_request_take_its_time_twice_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    waits: list[float] = []
-
-    class Timer(threading.Timer):
-        def start(self) -> None:  # never by itself
-            waits.append(self.interval)
-
-    monkeypatch.setattr(threading, "Timer", Timer)
-    share = DecodeShare(20, lambda: now)
-    first: Any = Worker()
-    second: Any = Worker()
-    with share.at_work(first):
-        now = 8.0
-        with share.at_work(second):
-            now = 10.0
-        assert waits == [20, 6, 8]
-        share._time_is_up()  # woken too early
-        now = 18.0
-        assert not share.spent and not first.killed.is_set()
-        share._time_is_up()
-    assert share.spent and first.killed.is_set() and not second.killed.is_set()
-
-
-def test_requests_take_turns_at_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One request with four pictures, then two with two each, while the only decoder is busy."""
-    pool = DecoderPool(LIMITS, workers=1, request_s=60)
-    busy, begun = threading.Event(), threading.Event()
-    order: list[str] = []
-
-    def decode_here(data: bytes, share: DecodeShare | None = None) -> Image.Image:
-        begun.set()
-        busy.wait()
-        order.append(data.decode())
-        return GOOD
-
-    monkeypatch.setattr(pool, "decode_here", decode_here)
-
-    async def all_of_them() -> None:
-        decoding = []
-        for name, count in (("a", 4), ("b", 2), ("c", 2)):
-            share = pool.share()
-            for i in range(count):
-                decoding.append(asyncio.ensure_future(pool.decode(f"{name}{i}".encode(), share)))
-                await asyncio.sleep(0)
-                await asyncio.to_thread(begun.wait)
-        busy.set()
-        await asyncio.gather(*decoding)
-
-    asyncio.run(all_of_them())
-    assert order == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "a3"]
-
-
-def test_a_client_that_goes_frees_its_decoder_and_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, HANGS)
-    started = threading.Event()
-    real_start = pool._start
-
-    def start() -> Any:
-        process = real_start()
-        started.set()
-        return process
-
-    monkeypatch.setattr(pool, "_start", start)
-
-    async def client_goes() -> None:
-        share = pool.share()
-        decoding = asyncio.gather(*(pool.decode(encoded(GOOD), share) for _ in range(3)))
-        await asyncio.to_thread(started.wait)
-        decoding.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await decoding
-        assert pool._waiting == []
-        assert (await pool.decode(encoded(GOOD))).tobytes() == GOOD.tobytes()
-
-    asyncio.run(client_goes())
-
-
-def test_the_loop_runs_on_while_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, HANGS)
-
-    async def ticks() -> None:
-        decoding = asyncio.ensure_future(pool.decode(encoded(GOOD)))
-        for _ in range(10):
-            await asyncio.sleep(0.02)
-        assert not decoding.done()
-        decoding.cancel()
-
-    asyncio.run(ticks())
-
-
-def test_a_decoder_has_a_memory_limit_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_API_KEY", "a-key-to-hide")
-    monkeypatch.setenv("HF_TOKEN", "a-token-to-hide")
-    pool = DecoderPool(LIMITS, workers=1, request_s=60)
-    pool.decode_here(encoded(GOOD))
-    process = Path(f"/proc/{pool._of_thread.worker.pid}")
-    assert b"to-hide" not in (process / "environ").read_bytes()
-    limit = next(line for line in (process / "limits").read_text().splitlines() if "address space" in line)
-    assert int(limit.split()[3]) == (256 << 20) + 20 * LIMITS.max_pixels
-
-
-def test_a_decoder_outlives_no_server() -> None:
-    """The pipe ends with the server, however it ends, and the worker with the pipe."""
-    worker = DecoderPool(LIMITS, workers=1, request_s=60)._start()
-    assert worker.stdin is not None
-    worker.stdin.close()
-    assert worker.wait(20) == 0
-
-
 def test_mutated_pictures_are_decoded_or_refused() -> None:
     """Thousands of damaged files through real workers: a picture within the cap, or a refusal."""
-    pool = DecoderPool(LIMITS, workers=2, request_s=60)
+    pool = WorkerPool(LIMITS, workers=2, request_s=60)
+    limit = CropLimit(1)
     outcomes = {"decoded": 0, "refused": 0, "decoder lost": 0}
-    lock = threading.Lock()
-
-    def count(outcome: str) -> None:
-        with lock:
-            outcomes[outcome] += 1
 
     async def one(data: bytes) -> None:
         try:
-            picture = await pool.decode(data)
+            canvas = await pool.draw(data, limit)
         except PictureRefused as refused:
-            count("decoder lost" if "crashed" in str(refused) else "refused")
+            outcomes["decoder lost" if "crashed" in str(refused) else "refused"] += 1
         else:
-            assert picture.mode == "RGB" and picture.width * picture.height <= LIMITS.max_pixels
-            count("decoded")
+            assert canvas.pixels.shape == (3, 336, 336)
+            assert canvas.width * canvas.height <= LIMITS.max_pixels
+            outcomes["decoded"] += 1
 
     async def all_of_them() -> None:
         for data in (data for _, data in seed_files()):
-            await pool.decode(data)
+            await pool.draw(data, limit)
         files = list(mutated_files(3000 * FUZZ_FACTOR, seed=FUZZ_FACTOR))
         for start in range(0, len(files), 200):
             await asyncio.gather(*map(one, files[start : start + 200]))
-        assert (await pool.decode(encoded(GOOD))).tobytes() == GOOD.tobytes()
+        assert np.array_equal((await pool.draw(encoded(GOOD), limit)).pixels, resize_and_pad(GOOD, 1))
 
     asyncio.run(all_of_them())
     print(f"mutated pictures: {outcomes}")

@@ -1,11 +1,9 @@
-"""Decode pictures in worker processes that may die.
+"""Draw canvases of pictures in worker processes that may die.
 
-Image decoders are C code fed by strangers. In a process of its own, with a memory limit and none of
-the server's secrets, a decoder that crashes, hangs or swells costs one request: the worker is killed
-and the next picture starts another. Requests share the workers fairly, see `fair_share`.
-
-Between server and worker, over pipes: 8 bytes of length and the file, one picture at a time; back comes
-a line of JSON, `{"size": [width, height]}` and then the RGB bytes, or `{"refused": reason}`.
+Image decoders are C code fed by strangers. In a process of its own, with a memory limit and none of the
+server's secrets, a decoder that crashes, hangs or swells costs one request: the worker is killed and the next
+picture starts another. The decoded picture, up to 50 megapixels, never leaves the worker; what the server
+reads is the canvas, at most 5.4 MB. Requests share the workers fairly, see `fair_share`.
 """
 
 from __future__ import annotations
@@ -15,23 +13,24 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
-from PIL import Image
+import numpy as np
 
-from phi_vision.media.decode import PictureLimits, PictureRefused, decode
+from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.fair_share import DecodeShare
+from phi_vision.model.canvas import Canvas
+from phi_vision.model.crops import CropLimit
+from phi_vision.model.geometry import crop_grid
 
-_LENGTH_BYTES = 8
 _PIPE_BYTES = 1 << 20
-_BASE_BYTES = 256 << 20  # address space of Python and the decoders
-_BYTES_PER_PIXEL = 20  # RGBA, its RGB copy and the bytes to send, at once, with room for the decoder
+_MAX_ANSWER_BYTES = 10_000
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG")
 
 logger = logging.getLogger("vllm.phi_vision.worker_pool")
@@ -39,28 +38,29 @@ logger = logging.getLogger("vllm.phi_vision.worker_pool")
 
 @dataclass(eq=False)
 class _Job:
-    """A picture that waits for a decoder."""
+    """A picture that waits for a worker."""
 
     data: bytes
+    limit: CropLimit
     share: DecodeShare
     turn: int
-    done: Future[Image.Image] = field(default_factory=Future)
+    done: Future[Canvas] = field(default_factory=Future)
 
 
-class DecoderPool:
-    """Up to `workers` threads, each with a process of its own that starts with its first picture.
+class WorkerPool:
+    """Draws up to `workers` canvases at once, each in a process of its own.
 
     Args:
         limits: what one picture may be.
-        workers: how many pictures are decoded at once.
-        request_s: decoder time of all pictures of one request.
+        workers: processes.
+        request_s: worker time of all pictures of one request.
     """
 
     def __init__(self, limits: PictureLimits, workers: int, request_s: float) -> None:
         self._limits = limits
         self._request_s = request_s
-        self._threads = ThreadPoolExecutor(workers, "decoder")
-        self._of_thread = threading.local()
+        self._threads = ThreadPoolExecutor(workers, "picture-worker")
+        self._idle: list[_Worker | None] = [None] * workers  # the last one worked last; None has not started
         self._waiting: list[_Job] = []
         self._turn = 0  # of the picture taken last
         self._lock = threading.Lock()
@@ -69,17 +69,27 @@ class DecoderPool:
         """The share of a new request, to be given with each of its pictures."""
         return DecodeShare(self._request_s)
 
-    async def decode(self, data: bytes, share: DecodeShare | None = None) -> Image.Image:
-        """The picture as RGB, see `pictures.decode`; without a `share`, as a request of its own.
+    def warm_up(self) -> None:
+        """Start all workers, so that the first pictures do not wait for that."""
+        with self._lock:
+            self._idle = [worker or self._start() for worker in self._idle]
+
+    async def draw(self, data: bytes, limit: CropLimit, share: DecodeShare | None = None) -> Canvas:
+        """The canvas of the picture in a file, see `decode` and `draw_canvas`.
+
+        Args:
+            data: the file.
+            limit: the most crops it may get.
+            share: of the request that the picture belongs to; without, it is a request of its own.
 
         Raises:
             PictureRefused: it is not taken, its decoder crashed, or the request's time is spent.
         """
         share = share or self.share()
         with self._lock:
-            job = _Job(data, share, share.take_turn(self._turn))
+            job = _Job(data, limit, share, share.take_turn(self._turn))
             self._waiting.append(job)
-        self._threads.submit(self._take_one)
+        self._threads.submit(self._draw_next)
         try:
             return await asyncio.wrap_future(job.done)
         except asyncio.CancelledError:  # the client has gone
@@ -89,8 +99,8 @@ class DecoderPool:
             share.give_up()
             raise
 
-    def _take_one(self) -> None:
-        """Decode the picture whose turn it is, if one still waits: the first to come of the lowest turn."""
+    def _draw_next(self) -> None:
+        """Draw the picture whose turn it is, if one still waits: the first to come of the lowest turn."""
         with self._lock:
             if not self._waiting:
                 return
@@ -100,114 +110,137 @@ class DecoderPool:
         if not job.done.set_running_or_notify_cancel():
             return
         try:
-            job.done.set_result(self.decode_here(job.data, job.share))
+            job.done.set_result(self._draw(job))
         except BaseException as error:
             job.done.set_exception(error)
 
-    def decode_here(self, data: bytes, share: DecodeShare | None = None) -> Image.Image:
-        """The same, in the calling thread and out of turn."""
-        share = share or self.share()
+    def _draw(self, job: _Job) -> Canvas:
+        share = job.share
         too_slow = PictureRefused(
             f"the pictures of this request took longer than {share.limit_s:g} s to decode"
         )
         if share.spent:
             raise too_slow
-        worker: subprocess.Popen[bytes] | None = getattr(self._of_thread, "worker", None)
-        if worker is not None and worker.poll() is not None:
-            _end(worker)
-            worker = None
-        if worker is None:
-            self._of_thread.worker = worker = self._start()
+        worker = self._take()
         try:
-            with share.at_work(worker):
-                return _exchange(worker, data)
+            with share.at_work(worker.process):
+                return worker.draw(job.data, job.limit)
         except (OSError, EOFError) as error:
-            code = _end(worker)
+            code = worker.end()
             if share.spent:
                 raise too_slow from error
             # The file itself is not logged: it is the client's.
-            logger.warning("a picture decoder ended with %s; another will start", code)
+            logger.warning("a picture worker ended with %s; another will start", code)
             raise PictureRefused("its decoder crashed or ran out of memory") from error
         finally:
             if share.spent:  # it may have been killed just when it was done
-                _end(worker)
+                worker.end()
+            with self._lock:
+                self._idle.append(worker)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "phi_vision.media.worker_pool"),
-                *(str(self._limits.max_pixels), str(self._request_s)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            pipesize=_PIPE_BYTES,
-            start_new_session=True,  # Ctrl-C is for the server to handle
-        )
-
-
-def _end(worker: subprocess.Popen[bytes]) -> int:
-    """Kill it and close its pipes; its exit code."""
-    worker.kill()
-    for pipe in (worker.stdin, worker.stdout):
-        assert pipe is not None
-        with contextlib.suppress(OSError):  # what was still to be sent to it
-            pipe.close()
-    return worker.wait()
-
-
-def _exchange(worker: subprocess.Popen[bytes], data: bytes) -> Image.Image:
-    assert worker.stdin is not None and worker.stdout is not None  # both are pipes
-    worker.stdin.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
-    worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    answer = json.loads(line)
-    if "refused" in answer:
-        raise PictureRefused(answer["refused"])
-    width, height = answer["size"]
-    pixels = worker.stdout.read(width * height * 3)
-    if len(pixels) < width * height * 3:
-        raise EOFError
-    return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
-
-
-def serve_pictures(limits: PictureLimits, picture_s: float) -> None:
-    """The worker's loop, until the server closes the pipe."""
-    _limit_memory(_BASE_BYTES + _BYTES_PER_PIXEL * limits.max_pixels)
-    files, answers = sys.stdin.buffer, sys.stdout.buffer
-    while length := files.read(_LENGTH_BYTES):
-        signal.setitimer(
-            signal.ITIMER_REAL, picture_s + 1
-        )  # ends a worker that hangs after the server is gone
-        data = files.read(int.from_bytes(length, "big"))
+    def _take(self) -> _Worker:
+        """An idle worker that is alive. There are as many as threads, so there is one."""
+        with self._lock:
+            worker = self._idle.pop()
+        if worker is not None and worker.alive:
+            return worker
         try:
-            picture = decode(data, limits)
-            pixels = picture.tobytes()
-        except (PictureRefused, MemoryError) as error:
-            _answer(answers, {"refused": str(error) or "decoding it needs too much memory"})
-        else:
-            _answer(answers, {"size": picture.size}, pixels)
-            del picture, pixels
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            return self._start()
+        except BaseException:
+            with self._lock:
+                self._idle.append(None)
+            raise
+
+    def _start(self) -> _Worker:
+        return _Worker(self._program(), str(self._limits.max_pixels), str(self._request_s))
+
+    def _program(self) -> list[str]:
+        """What a worker runs; its arguments follow."""
+        return [sys.executable, "-P", "-m", "phi_vision.media.worker"]
 
 
-def _answer(answers: Any, header: dict[str, Any], body: bytes = b"") -> None:
-    answers.write(json.dumps(header).encode() + b"\n")
-    answers.write(body)
-    answers.flush()
+class _Worker:
+    """A worker process and the memory that it shares with the server.
+
+    The memory is a file without a name: it goes when both processes are gone, however they end. It is read
+    like a file too, not mapped: what a hijacked worker does to it cannot crash the server.
+    """
+
+    def __init__(self, program: list[str], *arguments: str) -> None:
+        self._memory = _anonymous_file()
+        try:
+            self.process = subprocess.Popen(
+                [*program, str(self._memory.fileno()), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                pass_fds=[self._memory.fileno()],
+                pipesize=_PIPE_BYTES,
+                start_new_session=True,  # Ctrl-C is for the server to handle
+            )
+        except BaseException:
+            self._memory.close()
+            raise
+        self._ended = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be given a picture; one that has died is cleared away."""
+        if not self._ended and self.process.poll() is not None:
+            self.end()
+        return not self._ended
+
+    def draw(self, data: bytes, limit: CropLimit) -> Canvas:
+        """Have it draw one canvas.
+
+        Raises:
+            PictureRefused: as the worker says.
+            OSError, EOFError: it has died, or does not do what it should.
+        """
+        requests, answers = self.process.stdin, self.process.stdout
+        assert requests is not None and answers is not None  # both are pipes
+        header = {"bytes": len(data), "most": limit.most, "adaptive": limit.adaptive}
+        requests.write(json.dumps(header).encode() + b"\n")
+        requests.write(data)
+        requests.flush()
+        answer = _parsed(answers.readline(_MAX_ANSWER_BYTES))
+        if "refused" in answer:
+            raise PictureRefused(str(answer["refused"]))
+        width, height = answer["size"]
+        num_crops = limit.num_crops(width, height)
+        grid = crop_grid(width, height, num_crops)
+        pixels = np.empty((3, grid.height, grid.width), np.uint8)
+        if os.preadv(self._memory.fileno(), [pixels.data], 0) < pixels.nbytes:
+            raise EOFError
+        return Canvas(pixels, width, height, num_crops, answer["key"])
+
+    def end(self) -> int:
+        """Kill it and let go of what it had; its exit code."""
+        self.process.kill()
+        if not self._ended:
+            self._ended = True
+            for pipe in (self.process.stdin, self.process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(OSError):  # what was still to be sent to it
+                    pipe.close()
+            self._memory.close()
+        return self.process.wait()
 
 
-def _limit_memory(address_space_bytes: int) -> None:
-    """Have the system refuse more; macOS ignores this limit."""
-    import resource
-
-    with contextlib.suppress(ValueError, OSError):  # the container's own limit is lower
-        resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _anonymous_file() -> IO[bytes]:
+    """Memory without a name; where the system has no such memory, a file without one."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("canvas"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
-if __name__ == "__main__":
-    serve_pictures(PictureLimits(max_pixels=int(sys.argv[1])), float(sys.argv[2]))
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A worker's answer; one that makes no sense counts as none."""
+    with contextlib.suppress(ValueError):
+        match json.loads(line):
+            case {"refused": str()} as answer:
+                return answer
+            case {"size": [int(width), int(height)], "key": str()} as answer if width > 0 and height > 0:
+                return answer
+    raise EOFError

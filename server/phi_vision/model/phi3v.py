@@ -29,7 +29,7 @@ from vllm.sequence import IntermediateTensors
 from phi_vision.model import rope_table
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import CROP_PX
-from phi_vision.model.hd import normalization, views
+from phi_vision.model.hd import normalization, tile_canvas
 from phi_vision.model.processor import HDDummyInputsBuilder, HDMultiModalProcessor, HDProcessingInfo
 
 
@@ -64,7 +64,7 @@ class HDImageEmbedding(nn.Module):
         Returns:
             (num_image_tokens, hidden) each.
         """
-        crops = [views(canvas, self.mean_std) for canvas in canvases]  # (1 + n, 3, 336, 336) each
+        crops = [tile_canvas(canvas, self.mean_std) for canvas in canvases]  # (1 + n, 3, 336, 336) each
         counts = [len(crop) for crop in crops]
         dtype = self.glb_GN.dtype
         features = self.img_processor(torch.cat(crops).to(dtype))[:, 1:]  # (crops, 576, dim): no class token
@@ -78,8 +78,8 @@ class HDImageEmbedding(nn.Module):
     def _arrange(self, features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """(1 + rows * columns, 576, dim), global view first -> (tokens, 4 * dim), crops first."""
         crops = self._grid(features[1:], rows, columns)
-        overview = self._grid(features[:1], 1, 1)
-        return torch.cat([crops, self.glb_GN[0], overview])
+        global_view = self._grid(features[:1], 1, 1)
+        return torch.cat([crops, self.glb_GN[0], global_view])
 
     def _grid(self, features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """(rows * columns, 576, dim) -> (tokens, 4 * dim): token rows of the canvas, each with its end."""

@@ -1,16 +1,20 @@
-"""What vLLM's API process does with pictures: a uint8 canvas each, and the prompt's image tokens.
+"""What vLLM's API process does with pictures: canvases in, the prompt's image tokens out.
 
-The canvas is all that crosses to the engine; see `hd` for the split. How many crops a picture gets
-comes with the request (`num_crops`, one number a picture) or, on routes that do not say, from the
-policy in the engine's `mm_processor_kwargs`.
+The server hands in canvases, drawn where the pictures were decoded. Plain pictures, which vLLM's memory
+profiling and its offline classes hand in, are put on canvases first, by the policy in the engine's
+`mm_processor_kwargs`. The canvas is all that crosses to the engine; see `hd` for what happens there.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from transformers import BatchFeature
 from vllm.model_executor.models.phi3v import (
     Phi3VDummyInputsBuilder,
@@ -18,24 +22,55 @@ from vllm.model_executor.models.phi3v import (
     Phi3VProcessingInfo,
 )
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
+from vllm.multimodal.media import MediaWithBytes
+from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems, MultiModalDataParser
 from vllm.multimodal.processing import ProcessorInputs
 from vllm.multimodal.processing.processor import (
-    MultiModalIsCached,
     PromptReplacement,
     PromptUpdate,
     ResolvedPromptUpdate,
     cached_encode,
 )
 
-from phi_vision.model.crops import CropPolicy
-from phi_vision.model.geometry import CROP_PX, canvas_tokens, num_image_tokens
-from phi_vision.model.hd import resize_and_pad
+from phi_vision.model.canvas import Canvas, resize_and_pad
+from phi_vision.model.crops import CropLimit, CropPolicy
+from phi_vision.model.geometry import num_image_tokens
 
 
 def image_tag(index: int) -> str:
     """The placeholder of the picture with this index, counted from 0, as it stands in a prompt."""
     return f"<|image_{index + 1}|>"
+
+
+class CanvasParser(MultiModalDataParser):
+    """Puts the pictures of one request on canvases, where they are not yet."""
+
+    def __init__(self, policy: CropPolicy, **options: Any) -> None:
+        super().__init__(**options)
+        self._policy = policy
+
+    def _parse_image_data(self, data: Any) -> ImageProcessorItems | None:
+        if data is None:
+            return None
+        images = data if isinstance(data, list) else [data]
+        limit = self._policy.limit(len(images))
+        return ImageProcessorItems([_canvas(image, limit) for image in images])
+
+
+def _canvas(image: Any, limit: CropLimit) -> Canvas:
+    if isinstance(image, Canvas):
+        return image
+    if image is None:
+        raise ValueError("a picture must be sent with each request; a uuid alone stands for none")
+    if isinstance(image, MediaWithBytes):
+        image = image.media
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"a picture is a file, not {type(image).__name__}")
+    num_crops = limit.num_crops(image.width, image.height)
+    pixels = resize_and_pad(image, num_crops)
+    return Canvas(pixels, image.width, image.height, num_crops, hashlib.sha256(pixels.data).hexdigest())
 
 
 class HDProcessingInfo(Phi3VProcessingInfo):
@@ -45,16 +80,9 @@ class HDProcessingInfo(Phi3VProcessingInfo):
         """The policy that the engine was started with."""
         return CropPolicy(**self.ctx.get_merged_mm_kwargs({}))
 
-    def num_crops(self, items: MultiModalDataItems, kwargs: Mapping[str, Any]) -> list[int]:
-        """`num_crops` of each picture: the request's own list, else the policy's choice."""
-        images = items.get_items("image", ImageProcessorItems)
-        if "num_crops" in kwargs:
-            chosen = list(kwargs["num_crops"])
-            if len(chosen) != len(images):
-                raise ValueError(f"num_crops has {len(chosen)} entries for {len(images)} pictures")
-            return chosen
-        sizes = [images.get_image_size(i) for i in range(len(images))]
-        return self.crop_policy().num_crops([(s.width, s.height) for s in sizes], [None] * len(sizes))
+    def get_data_parser(self) -> MultiModalDataParser:
+        """What makes canvases of plain pictures."""
+        return CanvasParser(self.crop_policy(), expected_hidden_size=self._get_expected_hidden_size())
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
         """Tokens of the worst picture: a column of crops has the most separators."""
@@ -72,7 +100,7 @@ class HDDummyInputsBuilder(Phi3VDummyInputsBuilder):
 
 
 class HDMultiModalProcessor(Phi3VMultiModalProcessor):
-    """Pictures to canvases, tags to image tokens.
+    """Canvases to tensors, tags to image tokens.
 
     Inherited from vLLM: text between tags is tokenised piece by piece, each piece beginning with
     `<s>`, as the original processor does.
@@ -82,13 +110,8 @@ class HDMultiModalProcessor(Phi3VMultiModalProcessor):
         self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, Any]
     ) -> BatchFeature:
         # Empty where every picture of the request came from the cache.
-        if not mm_items.get_all_counts().get("image"):
-            return BatchFeature()
-        images = mm_items.get_items("image", ImageProcessorItems)
-        chosen = self.info.num_crops(mm_items, hf_kwargs)
-        return BatchFeature(
-            {"canvas": [resize_and_pad(images.get(i), n) for i, n in enumerate(chosen)]}  # (3, H, W) each
-        )
+        canvases = mm_items.get("image", ())
+        return BatchFeature({"canvas": [torch.from_numpy(canvas.pixels) for canvas in canvases]})
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
@@ -101,10 +124,10 @@ class HDMultiModalProcessor(Phi3VMultiModalProcessor):
         hf_processor_mm_kwargs: Mapping[str, Any],
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
+        image_token_id = self.info.get_hf_config().image_token_id
+
         def image_tokens(item_idx: int) -> list[int]:
-            _, height, width = out_mm_kwargs["image"][item_idx]["canvas"].data.shape
-            image_token_id = self.info.get_hf_config().image_token_id
-            return [image_token_id] * canvas_tokens(height // CROP_PX, width // CROP_PX)
+            return [image_token_id] * mm_items["image"][item_idx].num_image_tokens
 
         return [PromptReplacement(modality="image", target=self._tag_ids, replacement=image_tokens)]
 
@@ -118,15 +141,6 @@ class HDMultiModalProcessor(Phi3VMultiModalProcessor):
         return cached_encode(self.info.get_tokenizer(), image_tag(item_idx), add_special_tokens=False)
 
     def _get_mm_hashes(self, inputs: ProcessorInputs) -> dict[str, list[str]]:
-        """Picture and crops identify a canvas, wherever in a request the picture stands."""
-        hashes = super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs={}))
-        chosen = self.info.num_crops(inputs.mm_data_items, inputs.hf_processor_mm_kwargs)
-        return {"image": [f"{key}-{n}" for key, n in zip(hashes["image"], chosen, strict=True)]}
-
-    def _get_cache_missing_processor_kwargs(
-        self, inputs: ProcessorInputs, mm_is_cached: MultiModalIsCached
-    ) -> Mapping[str, object]:
-        # Decided on the whole request: the policy must not see only the missing pictures.
-        chosen = self.info.num_crops(inputs.mm_data_items, inputs.hf_processor_mm_kwargs)
-        missing = [n for n, cached in zip(chosen, mm_is_cached["image"], strict=True) if not cached]
-        return {"num_crops": missing}
+        """File and crops identify a canvas, wherever in a request it stands. A client's `uuid` does not."""
+        items = inputs.mm_data_items.items()
+        return {modality: [canvas.key for canvas in canvases] for modality, canvases in items}

@@ -13,7 +13,7 @@ from vllm.engine.protocol import EngineClient
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, PLAN_ARGUMENT
-from phi_vision.serving import connections, media_connector
+from phi_vision.serving import connections, pictures
 from phi_vision.serving.http import error_response
 from phi_vision.serving.lifecycle import Lifecycle, default_max_requests
 from phi_vision.serving.middleware import origins
@@ -29,6 +29,7 @@ from phi_vision.serving.private_folder import record_shared_memory
 from phi_vision.serving.routes import chat, health, plan
 from phi_vision.serving.vllm_compat import (
     error_messages,
+    renderer,
     rope_modes,
     server_class,
     stop_tokens,
@@ -65,7 +66,6 @@ class TaskEndpoints:
         args = app.state.args
         limits = connections.fit_to_descriptors(Limits.from_args(args))
         app.state.phi_vision_limits = limits
-        media_connector.configure(limits)  # vLLM creates the connector without `args`
         for router in (chat.router, plan.router, health.router):
             app.include_router(router)
         chat.describe_request(app)
@@ -80,7 +80,9 @@ class TaskEndpoints:
         """Create the chat service and what the middleware needs, once vLLM's own services exist."""
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
-        state.phi_vision = service = chat.ChatService(state.openai_serving_chat, args)
+        state.phi_vision = service = chat.ChatService(engine_client.model_config, args)
+        limits: Limits = state.phi_vision_limits
+        renderer.install(engine_client.renderer, pictures.build(limits, engine_client.model_config))
         structured_outputs.install(engine_client)
         stop_tokens.install(engine_client)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
@@ -91,7 +93,6 @@ class TaskEndpoints:
         max_model_len = config.model_config.max_model_len
         state.phi_vision_body_limits = BodyLimits(TokenBound(vocabulary), max_model_len)
         state.phi_vision_field_rules = FieldRules(self._app, config, service.served_names)
-        limits: Limits = state.phi_vision_limits
         max_requests = limits.max_num_queued_reqs or min(
             default_max_requests(config, service.tokens_per_request), limits.max_connections - 1
         )

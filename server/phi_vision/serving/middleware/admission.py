@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from phi_vision.serving import media_connector
 from phi_vision.serving.http import SAFE_METHODS, error_response
 from phi_vision.serving.lifecycle import Lifecycle
 
@@ -25,5 +24,4 @@ class AdmissionControl:
             await error_response(error)(scope, receive, send)
             return
         with lifecycle.count_request():
-            media_connector.begin_request()
             await self.app(scope, receive, send)

@@ -1,47 +1,44 @@
 """Tasks and crops on the chat route.
 
 `POST /v1/chat/completions` takes the place of vLLM's route of that name. A request is resolved by
-`tasks`, its pictures are fetched, their crops chosen, and vLLM's own chat handler does the rest.
+`tasks`, its pictures are noted with how they are to be seen, and vLLM's own route does the rest.
 """
 
 from __future__ import annotations
 
-import asyncio
-import copy
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-import vllm.envs as envs
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
-from pydantic import ValidationError
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
-from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from pydantic import PrivateAttr, ValidationError
+from vllm.config import ModelConfig
+from vllm.entrypoints.openai.chat_completion import api_router as vllm_chat
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
-from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
-from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
-from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
 from phi_vision.errors import RequestError
 from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import CROP_PX, num_image_tokens
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
+from phi_vision.serving.pictures import Picture
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets, requests
 from phi_vision.tasks.router_fields import without_foreign_defaults
 
 router = APIRouter()
 
-_pictures: ContextVar[Sequence[Any]] = ContextVar("pictures", default=())  # of the request at hand
-
+_PATH = "/v1/chat/completions"
+_VLLM_ROUTE = next(
+    route for route in vllm_chat.router.routes if isinstance(route, APIRoute) and route.path == _PATH
+)
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 # What a chat request may hold: vLLM's fields, and OpenAI's that vLLM does not know and ignores. Not
-# how media are decoded: the copy of vLLM's handler below would trust that too.
+# how media are decoded.
 _KNOWN_FIELDS = (
     frozenset(ChatCompletionRequest.model_fields)
     | frozenset(CompletionCreateParamsBase.__annotations__)
@@ -49,27 +46,36 @@ _KNOWN_FIELDS = (
 ) - {"media_io_kwargs"}
 
 
-class ChatService:
-    """vLLM's chat handler for requests with pictures, and the rules for their crops."""
+class PictureChatRequest(ChatCompletionRequest):
+    """A chat request that carries its pictures."""
 
-    def __init__(self, handler: OpenAIServingChat, args: Namespace) -> None:
-        model_config = handler.model_config
+    _pictures: list[Picture] = PrivateAttr(default_factory=list)
+
+    def put_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Have vLLM's parser find `pictures`, in order, in place of their URLs."""
+        self._pictures = list(pictures)
+        waiting = iter(pictures)
+        self.messages = [_with_pictures(message, waiting) for message in self.messages]  # type: ignore[has-type]
+
+    def headers(self) -> dict[str, str]:
+        """What the pictures cost, once they are drawn: one number each, in the order of the prompt."""
+        if not self._pictures:
+            return {}
+        return {
+            "x-phi-vision-num-crops": ",".join(str(picture.num_crops) for picture in self._pictures),
+            "x-phi-vision-image-tokens": ",".join(
+                str(picture.num_image_tokens) for picture in self._pictures
+            ),
+        }
+
+
+class ChatService:
+    """What the chat route needs to know of the server."""
+
+    def __init__(self, model_config: ModelConfig, args: Namespace) -> None:
         self.served_names = frozenset(args.served_model_name)
         self.max_images = int(model_config.multimodal_config.get_limit_per_prompt("image"))
         self.crop_policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
-        self._connector: MediaConnector = MEDIA_CONNECTOR_REGISTRY.load(
-            envs.VLLM_MEDIA_CONNECTOR,
-            media_io_kwargs=model_config.multimodal_config.media_io_kwargs,
-            allowed_local_media_path=model_config.allowed_local_media_path,
-            allowed_media_domains=model_config.allowed_media_domains,
-        )
-        # `num_crops` travels as a multimodal kwarg. vLLM's switch for those opens every route to any
-        # kwarg; a copy of the handler that only this route uses keeps all others shut.
-        trusted = copy.copy(handler)
-        trusted.online_renderer = copy.copy(handler.online_renderer)
-        trusted.online_renderer.trust_request_mm_kwargs = True
-        trusted.online_renderer.render_chat = _with_pictures(trusted.online_renderer.render_chat)
-        self.handler: OpenAIServingChat = trusted
         self.max_model_len: int = model_config.max_model_len
 
     @property
@@ -78,40 +84,17 @@ class ChatService:
         picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
         return picture + presets.TYPICAL_ANSWER_TOKENS
 
-    async def fetch(self, pictures: Sequence[requests.Picture]) -> list[Any]:
-        """Fetch and decode the pictures, all at once; PIL images in vLLM's wrapper.
+    def pictures(self, found: Sequence[requests.Picture], explicit_num_crops: int | None) -> list[Picture]:
+        """The pictures of a request as the renderer needs them.
 
         Raises:
-            RequestError: the first picture that cannot be had or read, by its field.
+            RequestError: too many.
         """
-        if len(pictures) > self.max_images:
+        if len(found) > self.max_images:
             raise RequestError(
-                f"{len(pictures)} pictures; at most {self.max_images} in one request", param="messages"
+                f"{len(found)} pictures; at most {self.max_images} in one request", param="messages"
             )
-        fetching = (self._connector.fetch_image_async(picture.url) for picture in pictures)
-        images = await asyncio.gather(*fetching, return_exceptions=True)
-        for picture, image in zip(pictures, images, strict=True):
-            if isinstance(image, RequestError):
-                raise RequestError(str(image), param=picture.param, status=image.status) from image
-            if isinstance(image, BaseException):
-                raise image
-        return images
-
-    def choose_crops(
-        self, kwargs: Any, pictures: Sequence[requests.Picture], sizes: Sequence[tuple[int, int]]
-    ) -> list[int]:
-        """`num_crops` of each picture: the client's own number, else by detail and policy."""
-        if kwargs is None:
-            return self.crop_policy.num_crops(sizes, [picture.detail for picture in pictures])
-        if not isinstance(kwargs, dict) or set(kwargs) - {"num_crops"}:
-            raise RequestError("only 'num_crops' is accepted here", param="mm_processor_kwargs")
-        asked = kwargs.get("num_crops", self.crop_policy.single)
-        if type(asked) is not int or not 1 <= asked <= PHI_3_5_VISION.max_num_crops:
-            raise RequestError(
-                f"num_crops must be a whole number from 1 to {PHI_3_5_VISION.max_num_crops}, not {asked!r}",
-                param="mm_processor_kwargs.num_crops",
-            )
-        return [asked] * len(pictures)
+        return [Picture(picture.url, picture.param, picture.detail, explicit_num_crops) for picture in found]
 
 
 async def _json_body(raw_request: Request) -> dict[str, Any]:
@@ -132,8 +115,9 @@ async def show_tasks(raw_request: Request) -> JSONResponse:
 
 
 @router.post(
-    "/v1/chat/completions",
-    dependencies=[Depends(validate_json_request)],
+    _PATH,
+    dependencies=_VLLM_ROUTE.dependencies,
+    response_model=None,  # responses come ready-made
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -143,34 +127,24 @@ async def show_tasks(raw_request: Request) -> JSONResponse:
         }
     },
 )
-@with_cancellation
-@load_aware_call
 async def create_chat_completion(
     body: Annotated[dict[str, Any], Depends(_json_body)], raw_request: Request
-) -> Response:
+) -> Response | None:
     """Chat completions as OpenAI and vLLM define them, with tasks and crops for pictures."""
     service: ChatService = raw_request.app.state.phi_vision
     applied = requests.apply(body, service.served_names, max_model_len=service.max_model_len)
     request = _validated(applied.body)
-    images = await service.fetch(applied.pictures)
-    sizes = [(image.width, image.height) for image in images]
-    num_crops = service.choose_crops(request.mm_processor_kwargs, applied.pictures, sizes)
-    request.mm_processor_kwargs = {"num_crops": num_crops} if images else None
-    _pictures.set(images)
-    del images  # decoded pictures are large, and only needed until they are rendered
+    explicit_num_crops = _explicit_num_crops(request.mm_processor_kwargs)
+    request.mm_processor_kwargs = None  # vLLM takes none from strangers
+    request.put_pictures(service.pictures(applied.pictures, explicit_num_crops))
 
-    answer = await service.handler.create_chat_completion(request, raw_request)
+    response: Response | None = await vllm_chat.create_chat_completion(request, raw_request)
 
-    if isinstance(answer, ErrorResponse):
-        return JSONResponse(answer.model_dump(), status_code=answer.error.code)
-    tokens = [num_image_tokens(*size, n) for size, n in zip(sizes, num_crops, strict=True)]
-    headers = _headers(applied.task, num_crops, tokens)
-    if isinstance(answer, ChatCompletionResponse):
-        return JSONResponse(answer.model_dump(), headers=headers)
-    interval_s = float(raw_request.app.state.args.sse_keep_alive_interval)
-    return StreamingResponse(
-        with_sse_keep_alive(answer, interval_s), media_type="text/event-stream", headers=headers
-    )
+    if response is not None and response.status_code == 200:  # None: the client has gone
+        response.headers.update(request.headers())
+        if applied.task:
+            response.headers["x-phi-vision-task"] = applied.task
+    return response
 
 
 def describe_request(app: FastAPI) -> None:
@@ -190,9 +164,9 @@ def describe_request(app: FastAPI) -> None:
     app.openapi = with_request  # type: ignore[method-assign]  # as FastAPI's docs have it
 
 
-def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:
+def _validated(body: Mapping[str, Any]) -> PictureChatRequest:
     try:
-        return ChatCompletionRequest.model_validate(body)
+        return PictureChatRequest.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         param = clean_loc_for_param(first["loc"]) if first["loc"] else None
@@ -201,25 +175,24 @@ def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:
         raise RequestError(f"{param or 'the request'}: {first['msg']}", param=param) from error
 
 
-def _with_pictures(render_chat: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Have vLLM render the pictures fetched here, in order, in place of their URLs.
+def _explicit_num_crops(kwargs: Any) -> int | None:
+    """`mm_processor_kwargs.num_crops`, the only kwarg that a request may have."""
+    if kwargs is None:
+        return None
+    if not isinstance(kwargs, dict) or set(kwargs) - {"num_crops"}:
+        raise RequestError("only 'num_crops' is accepted here", param="mm_processor_kwargs")
+    if "num_crops" not in kwargs:
+        return None
+    num_crops, most = kwargs["num_crops"], PHI_3_5_VISION.max_num_crops
+    if type(num_crops) is not int or not 1 <= num_crops <= most:
+        raise RequestError(
+            f"num_crops must be a whole number from 1 to {most}, not {num_crops!r}",
+            param="mm_processor_kwargs.num_crops",
+        )
+    return num_crops
 
-    They stand in the request only meanwhile: vLLM logs it before and keeps it until it is answered.
-    """
 
-    async def render(request: ChatCompletionRequest, **options: Any) -> Any:
-        as_sent, waiting = request.messages, iter(_pictures.get())
-        request.messages = [_with_images(message, waiting) for message in as_sent]
-        _pictures.set(())
-        try:
-            return await render_chat(request, **options)
-        finally:
-            request.messages = as_sent
-
-    return render
-
-
-def _with_images(message: Any, waiting: Iterator[Any]) -> Any:
+def _with_pictures(message: Any, waiting: Iterator[Picture]) -> Any:
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -228,12 +201,3 @@ def _with_images(message: Any, waiting: Iterator[Any]) -> Any:
         for part in content
     ]
     return {**message, "content": parts}
-
-
-def _headers(task: str | None, num_crops: Sequence[int], tokens: Sequence[int]) -> dict[str, str]:
-    """What was used: one number a picture, in the order of the prompt."""
-    headers = {"x-phi-vision-task": task} if task else {}
-    if num_crops:
-        headers["x-phi-vision-num-crops"] = ",".join(map(str, num_crops))
-        headers["x-phi-vision-image-tokens"] = ",".join(map(str, tokens))
-    return headers

@@ -1,0 +1,77 @@
+"""The process that draws canvases of strangers' pictures, one at a time. `worker_pool` starts it.
+
+On its standard input: a line of JSON, `{"bytes": n, "most": crops, "adaptive": bool}`, and the file. On its
+standard output: a line of JSON, `{"size": [width, height], "key": digest}`, or `{"refused": reason}`. The
+canvas itself is written to a file descriptor that it inherits, memory shared with the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+from PIL import Image
+
+from phi_vision.media.decode import PictureLimits, PictureRefused, decode
+from phi_vision.model.canvas import MAX_CANVAS_BYTES, draw_canvas, planes
+from phi_vision.model.crops import CropLimit
+
+BASE_BYTES = 256 << 20  # address space of Python and the decoders
+BYTES_PER_PIXEL = 20  # RGBA, its RGB copy and the copy turned upright, at once, with room for the decoder
+
+
+def serve(memory: int, limits: PictureLimits, picture_s: float) -> None:
+    """Draw canvases until the server closes the pipe.
+
+    Args:
+        memory: file descriptor that canvases are written to.
+        limits: what one picture may be.
+        picture_s: time for one picture, after which a worker ends that nobody else has ended.
+    """
+    _limit_resources(BASE_BYTES + BYTES_PER_PIXEL * limits.max_pixels)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while line := requests.readline():
+        signal.setitimer(signal.ITIMER_REAL, picture_s + 1)
+        request = json.loads(line)
+        data = requests.read(request["bytes"])
+        try:
+            answer = _draw(memory, data, CropLimit(request["most"], request["adaptive"]), limits)
+        except (PictureRefused, MemoryError) as error:
+            answer = {"refused": str(error) or "decoding it needs too much memory"}
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _draw(memory: int, data: bytes, limit: CropLimit, limits: PictureLimits) -> dict[str, Any]:
+    picture = decode(data, limits)
+    num_crops = limit.num_crops(picture.width, picture.height)
+    _write(memory, draw_canvas(picture, num_crops))
+    return {"size": picture.size, "key": f"{hashlib.sha256(data).hexdigest()}-{num_crops}"}
+
+
+def _write(memory: int, canvas: Image.Image) -> None:
+    offset = 0
+    for plane in planes(canvas):
+        written = os.pwrite(memory, plane, offset)
+        if written < len(plane):
+            raise OSError("the shared memory is full")
+        offset += written
+
+
+def _limit_resources(address_space_bytes: int) -> None:
+    """Have the system refuse more memory, private or shared; macOS ignores the first limit."""
+    with contextlib.suppress(ValueError, OSError):  # the container's own limit is lower
+        resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_CANVAS_BYTES, MAX_CANVAS_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), PictureLimits(max_pixels=int(sys.argv[2])), float(sys.argv[3]))
