@@ -153,6 +153,18 @@ def arguments() -> Any:
     return vllm_parser().parse_args(["a-model"])
 
 
+def test_each_patch_says_why_it_is_there() -> None:
+    from phi_vision.serving import vllm_compat
+
+    modules = [module.name for module in pkgutil.iter_modules(vllm_compat.__path__)]
+    listed = re.findall(r"^\| `(\w+)` \|", inspect.getdoc(vllm_compat) or "", re.MULTILINE)
+    assert listed == sorted(modules)
+    for name in modules:
+        text = inspect.getdoc(importlib.import_module(f"{vllm_compat.__name__}.{name}")) or ""
+        for part in ("Symptom: ", "Cause: ", "Can go: "):
+            assert f"\n{part}" in text, f"{name} has no {part!r}"
+
+
 VARIABLES = sorted({name for text in SOURCES.values() for name in re.findall(r"\bVLLM_[A-Z_]+\b", text)})
 
 

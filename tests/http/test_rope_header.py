@@ -1,10 +1,16 @@
-"""`x-phi-vision-rope` on every route of the real API process, with a stub for the engine."""
+"""`x-phi-vision-rope`: on every route of a server with a stub for the engine, and the middleware alone."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, StreamingResponse
 from phi_vision.model.rope_mode import HEADER, modes
+from phi_vision.serving.middleware.rope_header import RopeHeader, request_modes
 
 from tests.support.stub_server import ROUTES, StubServer, ask
 
@@ -51,3 +57,50 @@ def test_the_length_of_an_answer_is_left_alone(stub: StubServer) -> None:
     ask(stub, "/v1/chat/completions", "x" * 3000)
     request = stub.requests[-1]
     assert request["sampling"]["max_tokens"] == 16384 - len(request["prompt_token_ids"])
+
+
+def app_that_asks_late(per_request: bool) -> FastAPI:
+    """Routes that send the head of a stream before an engine is asked, or ask none."""
+    app = FastAPI()
+    app.add_middleware(RopeHeader)
+    app.state.phi_vision_rope_per_request = per_request
+
+    async def answer(asks: bool) -> AsyncIterator[str]:
+        yield "created "
+        await asyncio.sleep(0)
+        if asks:
+            modes = request_modes.get()
+            assert modes is not None
+            modes.append("long")
+        yield "answered "
+        yield "ended"
+
+    @app.post("/late")
+    async def late() -> StreamingResponse:
+        return StreamingResponse(answer(asks=True))
+
+    @app.post("/never")
+    async def never() -> StreamingResponse:
+        return StreamingResponse(answer(asks=False))
+
+    @app.post("/refused")
+    async def refused() -> JSONResponse:
+        return JSONResponse({"error": {}}, status_code=400)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("path", "per_request", "mode"),
+    [("/late", True, "long"), ("/never", True, None), ("/refused", True, None), ("/never", False, None)],
+)
+def test_header_waits_for_the_mode_and_loses_nothing(path: str, per_request: bool, mode: str | None) -> None:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app_that_asks_late(per_request))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post(path)
+
+    response = asyncio.run(ask())
+    assert response.headers.get(HEADER) == mode
+    assert response.text == ('{"error":{}}' if path == "/refused" else "created answered ended")
+    assert response.status_code == (400 if path == "/refused" else 200)

@@ -1,6 +1,6 @@
 """vLLM's V2 runner (the one on CUDA) asking us for positions, in Triton's interpreter on a CPU.
 
-Run by `test_rope_parts`, in a process of its own because the interpreter must be chosen before Triton
+Run by `test_rope_table`, in a process of its own because the interpreter must be chosen before Triton
 is imported. What is replaced is only where tensors lie: plain memory for pinned memory.
 """
 

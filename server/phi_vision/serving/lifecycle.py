@@ -1,7 +1,9 @@
 """Whether the server admits requests: its queue, its shutdown and the health of its engine.
 
-On SIGTERM vLLM drains the engine while its routes go on accepting requests, which the engine then drops, and
-it ignores a second signal. Here the routes refuse new requests first, and a second signal ends the wait.
+Symptom: requests that arrive after SIGTERM are lost, and a second signal does not end the wait.
+Cause: vLLM drains the engine while its routes go on accepting requests, which the engine then drops, and it
+ignores a second signal. Here the routes refuse new requests first, and a second signal ends the wait.
+Can go: the handling of signals, when vLLM does so itself.
 """
 
 from __future__ import annotations

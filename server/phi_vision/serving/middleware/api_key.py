@@ -1,7 +1,8 @@
 """The API key for every route that works for the client.
 
-vLLM asks for it under `/v1` and a few other prefixes only, while `POST /invocations` generates and
-`POST /tokenize` fetches pictures without one.
+Symptom: without a key, `POST /invocations` generates and `POST /tokenize` fetches pictures.
+Cause: vLLM asks for the key under `/v1` and a few other prefixes only.
+Can go: when vLLM asks for it on all routes.
 """
 
 from __future__ import annotations

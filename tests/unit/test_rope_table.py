@@ -1,26 +1,19 @@
-"""The parts of LongRoPE per request, without an engine: the table, the positions, the header."""
+"""LongRoPE per request without an engine: the table, and the positions that select its rows."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 import torch
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse, StreamingResponse
 from phi_vision.model import rope_table
 from phi_vision.model.config import Phi3VConfig
-from phi_vision.model.rope_mode import HEADER
 from phi_vision.planning.checkpoint import DEMO_FOLDER
-from phi_vision.serving.middleware.rope_header import RopeHeader, request_modes
 from phi_vision.spec import PHI_3_5_VISION
 from torch import nn
 from vllm.model_executor.layers.rotary_embedding import phi3_long_rope_scaled_rope as vllm_rope
@@ -158,50 +151,3 @@ def test_the_v1_runner_asks_again_when_a_request_resumes(monkeypatch: pytest.Mon
         "runs on": 0,
     }
     assert requests["grew"].mrope_positions[0].tolist() == [*range(long_offset, long_offset + 4097)]
-
-
-def app_that_asks_late(per_request: bool) -> FastAPI:
-    """Routes that send the head of a stream before an engine is asked, or ask none."""
-    app = FastAPI()
-    app.add_middleware(RopeHeader)
-    app.state.phi_vision_rope_per_request = per_request
-
-    async def answer(asks: bool) -> AsyncIterator[str]:
-        yield "created "
-        await asyncio.sleep(0)
-        if asks:
-            modes = request_modes.get()
-            assert modes is not None
-            modes.append("long")
-        yield "answered "
-        yield "ended"
-
-    @app.post("/late")
-    async def late() -> StreamingResponse:
-        return StreamingResponse(answer(asks=True))
-
-    @app.post("/never")
-    async def never() -> StreamingResponse:
-        return StreamingResponse(answer(asks=False))
-
-    @app.post("/refused")
-    async def refused() -> JSONResponse:
-        return JSONResponse({"error": {}}, status_code=400)
-
-    return app
-
-
-@pytest.mark.parametrize(
-    ("path", "per_request", "mode"),
-    [("/late", True, "long"), ("/never", True, None), ("/refused", True, None), ("/never", False, None)],
-)
-def test_header_waits_for_the_mode_and_loses_nothing(path: str, per_request: bool, mode: str | None) -> None:
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app_that_asks_late(per_request))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post(path)
-
-    response = asyncio.run(ask())
-    assert response.headers.get(HEADER) == mode
-    assert response.text == ('{"error":{}}' if path == "/refused" else "created answered ended")
-    assert response.status_code == (400 if path == "/refused" else 200)
