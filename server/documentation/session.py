@@ -14,9 +14,11 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from phi_vision.client.process import ServerProcess, serve_command
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -39,11 +41,12 @@ text{font:14px ui-monospace,SFMono-Regular,Menlo,'DejaVu Sans Mono',monospace;fi
 
 def record() -> list[dict[str, Any]]:
     """Start the server as `make serve` does and send it the requests: each command and what it prints."""
-    argv = [sys.executable, "-m", "phi_vision", "serve", "--model", "demo"]
-    server = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert server.stdout is not None
-        lines = (line.rstrip().replace(f"{ROOT}/", "") for line in server.stdout)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ServerProcess(serve_command("--model", "demo"), Path(folder, "log.txt")) as server,
+    ):
+        server.wait_until_ready()
+        lines = (line.rstrip().replace(f"{ROOT}/", "") for line in server.log.splitlines())
         own = [*itertools.takewhile(lambda line: line.startswith(("phi-vision", "  ")), lines)]
         log = [*itertools.takewhile(lambda line: "Application startup complete" not in line, lines)]
         own.append(f"[{len(log) + 2} lines of vLLM's log, then:] Application startup complete.")
@@ -54,9 +57,6 @@ def record() -> list[dict[str, Any]]:
             steps.append(
                 {"command": command, "output": answer.splitlines(), "thumbnail": _thumbnail(picture)}
             )
-    finally:
-        server.terminate()
-        server.communicate()
     return steps
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 
 from tests.support.pictures import image_part, reference_picture, user
+from tests.support.serving import eventually
 from tests.support.stub_engine import ANSWER
 from tests.support.stub_server import StubServer
 
@@ -29,8 +29,6 @@ def test_holds_answers_and_records_aborts(stub: StubServer) -> None:
     with stub.hold():
         with socket.create_connection(("127.0.0.1", stub.port)) as connection:
             connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
-            while len(stub.requests) == already:
-                time.sleep(0.05)
+            eventually(lambda: len(stub.requests) > already)
             request_id = stub.requests[-1]["request_id"]
-        while {"aborted": request_id} not in stub.requests:
-            time.sleep(0.05)
+        eventually(lambda: {"aborted": request_id} in stub.requests)
