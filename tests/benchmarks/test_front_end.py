@@ -1,0 +1,29 @@
+"""The client's side of the study of the front end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.studies import front_end
+
+
+def sent_file(body: bytes) -> bytes:
+    _, part = json.loads(body)["messages"][0]["content"]
+    return base64.b64decode(part["image_url"]["url"].partition(",")[2], validate=True)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_each_request_has_a_file_of_its_own_of_the_same_picture(image_format: str) -> None:
+    data = front_end.draw(300, 200, image_format)
+    requests = front_end.Requests(data)
+    files = [sent_file(requests.next()) for _ in range(3)]
+    assert len(set(files)) == 3 and all(file.startswith(data) for file in files)
+    pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
+    assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
+    assert pictures[0].shape == (200, 300, 3) and pictures[0].std() > 10
