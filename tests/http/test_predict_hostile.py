@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -123,6 +124,18 @@ def test_the_last_words_of_an_own_engine_are_harmless(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match="the server did not start: ") as raised, process.local_server("cpu"):
         pass
     assert text.visible(str(raised.value)) == str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_a_start_that_fails_is_a_line_of_its_own(
+    picture: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = "print('no luck'); raise SystemExit(3)"
+    monkeypatch.setattr(process, "serve_command", lambda *_: [sys.executable, "-c", program])
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and not listening: no server is there
+        monkeypatch.setattr(ServeConfig, "port", closed.getsockname()[1])
+        assert main.main(["predict", "--image", picture]) == 2
+    assert capfd.readouterr().err.split("\n")[-2] == "phi-vision predict: the server did not start: no luck"
 
 
 def test_an_ascii_terminal_gets_ascii(fake: FakeServer, picture: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from phi_vision.client.chat import Answer, ApiKeyRequired, Endpoint, Retry, ask, served_tasks
 from phi_vision.client.images import Input, load
 from phi_vision.client.output import check_writable, write_whole
-from phi_vision.client.process import local_server
+from phi_vision.client.process import ServerStartError, local_server
 from phi_vision.client.text import one_line, visible
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
@@ -107,9 +107,13 @@ def _endpoint(base_url: str | None, device: str) -> Iterator[Endpoint]:
     def on_wait(waited_s: float) -> None:
         _print_status(f"no server found; starting an engine: {waited_s:.0f} s", end="\r")
 
-    with local_server(device, on_wait=on_wait) as endpoint:
-        _print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
-        yield endpoint
+    try:
+        with local_server(device, on_wait=on_wait) as endpoint:
+            _print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
+            yield endpoint
+    except ServerStartError:
+        print(file=sys.stderr)  # what failed gets a line of its own
+        raise
 
 
 def _has_our_tasks(endpoint: Endpoint) -> bool:
