@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,15 +127,20 @@ def test_the_last_words_of_an_own_engine_are_harmless(monkeypatch: pytest.Monkey
 
 
 def test_a_start_that_fails_is_a_line_of_its_own(
-    picture: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    picture: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    program = "print('no luck'); raise SystemExit(3)"
-    monkeypatch.setattr(process, "serve_command", lambda *_: [sys.executable, "-c", program])
+    @contextlib.contextmanager
+    def failing(device: str, on_wait: Callable[[float], None]) -> Iterator[chat.Endpoint]:
+        on_wait(1.0)
+        raise process.ServerStartError("no luck")
+        yield
+
+    monkeypatch.setattr(command, "local_server", failing)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and not listening: no server is there
         monkeypatch.setattr(ServeConfig, "port", closed.getsockname()[1])
         assert main.main(["predict", "--image", picture]) == 2
-    assert capfd.readouterr().err.split("\n")[-2] == "phi-vision predict: the server did not start: no luck"
+    assert capfdbinary.readouterr().err.split(b"\n")[-2] == b"phi-vision predict: no luck"
 
 
 def test_an_ascii_terminal_gets_ascii(fake: FakeServer, picture: str) -> None:
