@@ -5,8 +5,8 @@
 The engine is stubbed out: requests with one picture each go through HTTP, decoding, the HD transform, the
 prompt and vLLM's serialisation for its engine, and are answered with one token. Measured in one run: this
 checkout (`ours`), an older one (`before`, the checkout in FOLDER), and stock vLLM with the float steps of the
-published image processor (`stock`). The ideal is workers / (seconds to decode and resize one picture on one
-core), for a server whose other work costs nothing. Client, server and workers share the cores.
+published image processor (`stock`). The ideal is workers / (processor seconds to decode and resize one
+picture), for a server whose other work costs nothing. Client, server and workers share the cores.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,7 +113,7 @@ class FrontEnd:
         self.variant = variant
         self.port = _free_port()
         self.log_path = folder / "log.txt"
-        paths = [checkout / "server"]
+        paths = [_entry_points(checkout, folder / "installed"), checkout / "server"]
         environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         if variant == "stock":
             paths += [BENCHMARKS, BENCHMARKS / "harness", BENCHMARKS / "vllm_plugins"]
@@ -165,6 +166,24 @@ def running(variant: str, checkout: Path, workers: int) -> Iterator[FrontEnd]:
             yield server
         finally:
             server.stop()
+
+
+def _entry_points(checkout: Path, folder: Path) -> Path:
+    """A folder that has vLLM load the plugins of this checkout, whatever the environment has installed."""
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    metadata = folder / f"phi_vision-{project.get('version', '0')}.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: phi-vision\nVersion: {project.get('version', '0')}\n"
+    )
+    groups = project["entry-points"].items()
+    (metadata / "entry_points.txt").write_text(
+        "".join(
+            f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in targets.items())
+            for group, targets in groups
+        )
+    )
+    return folder
 
 
 def _free_port() -> int:
@@ -244,16 +263,16 @@ def post_all(port: int, requests: Requests, count: int, concurrency: int) -> flo
 
 
 def seconds_a_picture(data: bytes, repeats: int) -> float:
-    """Decode and resize in this process, on one core: the median."""
+    """Processor time to decode and resize here, which others on the machine hardly change: the median."""
     sys.path.insert(0, str(ROOT / "server"))
     from phi_vision.media.decode import PictureLimits, decode
     from phi_vision.model.canvas import draw_canvas
 
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.thread_time()
         draw_canvas(decode(data, PictureLimits(100_000_000)), NUM_CROPS)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return statistics.median(times)
 
 
@@ -266,32 +285,38 @@ def measure_speed(
     rows = []
     for number, (variant, checkout) in itertools.product(workers, variants.items()):
         _say(f"{variant}, {number} workers: starting")
-        with running(variant, checkout, number) as server:
-            for name, data in files.items():
-                requests = Requests(data)
-                concurrency = 4 * number
-                post_all(server.port, requests, concurrency, concurrency)  # workers start, caches fill
-                count = max(2 * concurrency, round(seconds * number / ideal_s[name]))
-                times = [post_all(server.port, requests, count, concurrency) for _ in range(rounds)]
-                rate = count / min(times)
-                ideal = number / ideal_s[name]
-                rows.append(
-                    {
-                        "front_end": variant,
-                        "workers": number,
-                        "picture": name,
-                        "file_bytes": len(data),
-                        "requests": count,
-                        "pictures_per_s": round(rate, 2),
-                        "rounds_per_s": [round(count / elapsed, 2) for elapsed in times],
-                        "ideal_per_s": round(ideal, 2),
-                        "share_of_ideal": round(rate / ideal, 3),
-                    }
-                )
-                _say(
-                    f"{variant:7} {number} workers {name:15} {rate:8.1f}/s  {rate / ideal:6.1%} of the ideal"
-                )
+        try:
+            with running(variant, checkout, number) as server:
+                for name, data in files.items():
+                    count = max(8 * number, round(seconds * number / ideal_s[name]))
+                    rates = measure_rates(server.port, data, count, 4 * number, rounds)
+                    ideal = number / ideal_s[name]
+                    rows.append(
+                        {
+                            "front_end": variant,
+                            "workers": number,
+                            "picture": name,
+                            "file_bytes": len(data),
+                            "requests": count,
+                            "pictures_per_s": round(max(rates), 2),
+                            "rounds_per_s": [round(rate, 2) for rate in rates],
+                            "ideal_per_s": round(ideal, 2),
+                            "share_of_ideal": round(max(rates) / ideal, 3),
+                        }
+                    )
+                    share = f"{max(rates) / ideal:6.1%} of the ideal"
+                    _say(f"{variant:7} {number} workers {name:15} {max(rates):8.1f}/s  {share}")
+        except (RuntimeError, OSError, http.client.HTTPException) as error:
+            _say(f"{variant}, {number} workers: {error}")
+            rows.append({"front_end": variant, "workers": number, "failure": str(error)[-1000:]})
     return rows
+
+
+def measure_rates(port: int, data: bytes, count: int, concurrency: int, rounds: int) -> list[float]:
+    """Pictures a second in each round, after one that starts the workers and fills the caches."""
+    requests = Requests(data)
+    post_all(port, requests, concurrency, concurrency)
+    return [count / post_all(port, requests, count, concurrency) for _ in range(rounds)]
 
 
 def measure_memory(variants: dict[str, Path], count: int, workers: int) -> list[dict[str, Any]]:
@@ -452,6 +477,9 @@ def main() -> int:
         result["memory"] = measure_memory(measured, options.large_pictures, max(options.workers))
         _write(options.out, result)
     for row in result["speed"]:
+        if "failure" in row:
+            print(f"{row['front_end']:8} {row['workers']} workers  failed")
+            continue
         rates = (
             f"{row['pictures_per_s']:8.1f}/s  ideal {row['ideal_per_s']:8.1f}/s  {row['share_of_ideal']:6.1%}"
         )
