@@ -23,15 +23,16 @@ import triton
 import triton.backends
 
 # vLLM's CPU build switches Triton off without a backend of this name; the interpreter needs none.
-triton.backends.backends.setdefault("cpu", triton.backends.backends["nvidia"])
+if not torch.cuda.is_available():
+    triton.backends.backends.setdefault("cpu", triton.backends.backends["nvidia"])
 
-import vllm  # noqa: E402
-from vllm.v1.attention.ops.int4_per_token_head import reshape_and_cache_int4, single_rht  # noqa: E402
-from vllm.v1.attention.ops.triton_reshape_and_cache_flash import (  # noqa: E402
+import vllm
+from vllm.v1.attention.ops.int4_per_token_head import _get_rht_signs, reshape_and_cache_int4
+from vllm.v1.attention.ops.triton_reshape_and_cache_flash import (
     triton_reshape_and_cache_flash_per_token_head_quant,
 )
-from vllm.v1.attention.ops.triton_unified_attention import unified_attention  # noqa: E402
-from vllm.v1.kv_cache_interface import KVQuantMode  # noqa: E402
+from vllm.v1.attention.ops.triton_unified_attention import unified_attention
+from vllm.v1.kv_cache_interface import KVQuantMode
 
 HEAD_DIM = 96
 RHT_BLOCK = 32  # largest power of two that divides the head size: the rotation works on 3 blocks of 32
@@ -48,6 +49,19 @@ def round_away(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x >= 0, x + 0.5, x - 0.5).trunc()
 
 
+def rotated(x: torch.Tensor, inverse: bool = False) -> torch.Tensor:
+    """vLLM's `single_rht` in plain torch, which its CUDA build has for tensors on a GPU alone."""
+    shape, signs = x.shape, _get_rht_signs(RHT_BLOCK, 0, x.device)
+    x = x.reshape(*shape[:-1], -1, RHT_BLOCK)
+    x = x if inverse else x * signs
+    width = 1
+    while width < RHT_BLOCK:
+        first, second = x.reshape(*x.shape[:-1], -1, 2, width).unbind(-2)
+        x = torch.stack([first + second, first - second], -2).reshape(x.shape)
+        width *= 2
+    return (x * signs if inverse else x).reshape(shape)
+
+
 def quantize_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(..., head) -> integers, scale (..., 1)."""
     x = x.float()
@@ -57,7 +71,7 @@ def quantize_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def quantize_int4(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(..., head) -> integers 0..15 of the rotated head, scale, zero point, both (..., 1)."""
-    x = single_rht(x.float()).to(x.dtype).float()
+    x = rotated(x.float()).to(x.dtype).float()
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
     scale = ((high - low) / 15).clamp_min(1e-6)
     zero = round_away(-low / scale).clamp(0, 15)
@@ -76,7 +90,7 @@ def int8_roundtrip(x: torch.Tensor) -> torch.Tensor:
 def int4_roundtrip(x: torch.Tensor) -> torch.Tensor:
     """What attention reads back of (..., head), turned back."""
     integers, scale, zero = quantize_int4(x)
-    return single_rht((integers - zero) * scale, inverse=True) / RHT_BLOCK
+    return rotated((integers - zero) * scale, inverse=True) / RHT_BLOCK
 
 
 ROUNDTRIPS: dict[str, Roundtrip] = {
@@ -123,48 +137,51 @@ def measure(roundtrip: Roundtrip, *, outliers: bool) -> dict[str, float]:
     }
 
 
-def run_kernels(kv_dtype: str) -> dict[str, float]:
-    """Write KERNEL_TOKENS with vLLM's kernel, attend with the last one; against the torch arithmetic."""
+def run_kernels(kv_dtype: str, device: str = "cpu") -> dict[str, float]:
+    """Write KERNEL_TOKENS with vLLM's kernel, attend with the last one; against the torch arithmetic.
+
+    On a GPU (`device` cuda) in bf16, as it is served; the arithmetic is on the CPU in any case.
+    """
     generator = torch.Generator().manual_seed(SEED)
     k = gaussian(KERNEL_TOKENS, KERNEL_HEADS, outliers=True, generator=generator)
     v = gaussian(KERNEL_TOKENS, KERNEL_HEADS, outliers=False, generator=generator)
     q = gaussian(1, KERNEL_HEADS, outliers=False, generator=generator)
-    # The interpreter keeps bf16 as raw integers, so int8 -> bf16 goes wrong there: float32 for this part.
-    q, k, v = q.float(), k.float(), v.float()
+    if device == "cpu":  # the interpreter keeps bf16 as raw integers, so int8 -> bf16 goes wrong there
+        q, k, v = q.float(), k.float(), v.float()
     blocks = KERNEL_TOKENS // BLOCK_TOKENS
     is_int4 = kv_dtype == "int4_per_token_head"
     mode = KVQuantMode.INT4_PER_TOKEN_HEAD if is_int4 else KVQuantMode.INT8_PER_TOKEN_HEAD
     cells = (HEAD_DIM // 2, torch.uint8) if is_int4 else (HEAD_DIM, torch.int8)
     k_cache, v_cache = (
-        torch.zeros(blocks, BLOCK_TOKENS, KERNEL_HEADS, cells[0], dtype=cells[1]) for _ in range(2)
+        torch.zeros(blocks, BLOCK_TOKENS, KERNEL_HEADS, cells[0], dtype=cells[1], device=device)
+        for _ in range(2)
     )
-    k_scale, v_scale = (torch.zeros(blocks, BLOCK_TOKENS, KERNEL_HEADS) for _ in range(2))
-    slots = torch.arange(KERNEL_TOKENS)
+    k_scale, v_scale = (torch.zeros(blocks, BLOCK_TOKENS, KERNEL_HEADS, device=device) for _ in range(2))
+    slots = torch.arange(KERNEL_TOKENS, device=device)
+    given = k.to(device), v.to(device), k_cache, v_cache
     if is_int4:
-        reshape_and_cache_int4(k, v, k_cache, v_cache, slots, k_scale_cache=k_scale, v_scale_cache=v_scale)
+        reshape_and_cache_int4(*given, slots, k_scale_cache=k_scale, v_scale_cache=v_scale)
         integers, scale, zero = quantize_int4(k)
         want_bytes = (integers[..., 0::2] + 16 * integers[..., 1::2]).to(torch.uint8)
         want_scale = (scale.view(torch.int32) | zero.int()).view(torch.float32)
     else:
-        triton_reshape_and_cache_flash_per_token_head_quant(
-            k, v, k_cache, v_cache, k_scale, v_scale, slots, mode
-        )
+        triton_reshape_and_cache_flash_per_token_head_quant(*given, k_scale, v_scale, slots, mode)
         integers, want_scale = quantize_int8(k)
         want_bytes = integers.to(torch.int8)
-    out = torch.full_like(q, float("nan"))
+    out = torch.full_like(q, float("nan"), device=device)
     unified_attention(
-        q,
+        q.to(device),
         k_cache,
         v_cache,
         out,
-        cu_seqlens_q=torch.tensor([0, 1], dtype=torch.int32),
+        cu_seqlens_q=torch.tensor([0, 1], dtype=torch.int32, device=device),
         max_seqlen_q=1,
-        seqused_k=torch.tensor([KERNEL_TOKENS], dtype=torch.int32),
+        seqused_k=torch.tensor([KERNEL_TOKENS], dtype=torch.int32, device=device),
         max_seqlen_k=KERNEL_TOKENS,
         softmax_scale=HEAD_DIM**-0.5,
         causal=True,
         window_size=(-1, -1),
-        block_table=torch.arange(blocks, dtype=torch.int32)[None],
+        block_table=torch.arange(blocks, dtype=torch.int32, device=device)[None],
         softcap=0,
         q_descale=None,
         k_descale=None,
@@ -177,10 +194,10 @@ def run_kernels(kv_dtype: str) -> dict[str, float]:
     exact = attention(q, k, v)
     emulated = attention(q, roundtrip(k), roundtrip(v))
     return {
-        "cells_equal": float((k_cache.flatten(0, 1) == want_bytes).float().mean()),
-        "scales_equal": float((k_scale.flatten(0, 1) == want_scale[..., 0]).float().mean()),
-        "attention_percent": round(100 * relative_error(out, exact), 3),
-        "attention_off_torch_percent": round(100 * relative_error(out, emulated), 5),
+        "cells_equal": float((k_cache.cpu().flatten(0, 1) == want_bytes).float().mean()),
+        "scales_equal": float((k_scale.cpu().flatten(0, 1) == want_scale[..., 0]).float().mean()),
+        "attention_percent": round(100 * relative_error(out.cpu(), exact), 3),
+        "attention_off_torch_percent": round(100 * relative_error(out.cpu(), emulated), 5),
     }
 
 
