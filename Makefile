@@ -28,7 +28,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak docs record lock image serve-image clean
+.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak gpu-report docs record lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on,
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
 	$(BIN)/python -m benchmarks.studies.soak $(ARGS)
+
+gpu-report: $(STAMP)  ## prove what this model does on this machine's GPU, in a quarter of an hour
+	@$(BIN)/python -m benchmarks.gpu_report $(ARGS)
 
 # $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.
 define LOCK

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-from phi_vision.client.process import ServerProcess, ServerStartError, serve_command
+from phi_vision.client.process import START_TIMEOUT_S, ServerProcess, ServerStartError, serve_command
 
 from benchmarks.harness.vram import MemorySampler, parse_memory_breakdown
 
@@ -122,29 +123,57 @@ def attach(url: str, label: str) -> Server:
 
 def start_ours(python: str, log_path: Path, flags: Sequence[str], *, gpu: bool) -> Server:
     """`phi-vision serve`, with vLLM's own chat route beside it for measuring ours against."""
-    what = "phi-vision serve " + " ".join(flags)
-    process = ServerProcess(
-        serve_command("--port", "0", *flags, python=python),
-        log_path,
-        env=_environment("benchmark_stock_route"),
-    )
-    return _await("ours", what.strip(), process, gpu=gpu)
+    process = launch_ours(python, log_path, flags, plugins=["benchmark_stock_route"])
+    return wait_for("ours", " ".join(["phi-vision serve", *flags]), process, gpu=gpu)
+
+
+def launch_ours(
+    python: str,
+    log_path: Path,
+    flags: Sequence[str],
+    *,
+    plugins: Sequence[str],
+    env: Mapping[str, str] | None = None,
+) -> ServerProcess:
+    """The same, not yet ready, with these of the benchmark's plugins and more of the environment."""
+    command = serve_command("--port", "0", *flags, python=python)
+    return ServerProcess(command, log_path, env={**_environment(plugins), **(env or {})})
 
 
 def start_stock_vllm(python: str, log_path: Path, ours: Server, flags: Sequence[str], *, gpu: bool) -> Server:
-    """vLLM alone on the checkpoint of `ours`, with its own image path and its own chat route.
+    """vLLM alone on the checkpoint of `ours`, with its own image path and its own chat route."""
+    checkpoint = str(ours.checkpoint)
+    what = "vLLM with the checkpoint's remote code"
+    if not _has_remote_code(checkpoint):
+        what = (
+            "vLLM's own Phi3VForCausalLM and processor classes, without our image path and tasks; a native "
+            "float32 processor stands in for the remote code that this checkpoint does not have"
+        )
+    flags = ["--max-model-len", str(ours.max_model_len), *flags]
+    process = launch_stock_vllm(python, log_path, checkpoint, flags, gpu=gpu)
+    return wait_for("vllm", what, process, gpu=gpu)
+
+
+def launch_stock_vllm(
+    python: str,
+    log_path: Path,
+    checkpoint: str,
+    flags: Sequence[str],
+    *,
+    gpu: bool,
+    plugins: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> ServerProcess:
+    """vLLM alone on a checkpoint, not yet ready.
 
     A checkpoint with the published remote code is served with it. Any other needs `stock_model`: vLLM's
     own classes, and a native stand-in for the image processor of the remote code.
     """
-    checkpoint = str(ours.checkpoint)
-    folder = Path(checkpoint)
-    remote = not folder.is_dir() or (folder / "processing_phi3_v.py").exists()
+    remote = _has_remote_code(checkpoint)
     port = _free_port()
     command = [
         *(python, "-m", "vllm.entrypoints.launchers.api_server.entry"),
         *("--model", checkpoint, "--served-model-name", "stock", "--port", str(port), "--host", "127.0.0.1"),
-        *("--max-model-len", str(ours.max_model_len)),
         *("--mm-processor-kwargs", json.dumps({"num_crops": 16})),
         "--interleave-mm-strings",
         *("--chat-template", str(_CHAT_TEMPLATE), "--chat-template-content-format", "string"),
@@ -153,34 +182,29 @@ def start_stock_vllm(python: str, log_path: Path, ours: Server, flags: Sequence[
         *(() if gpu else ("--enforce-eager",)),
         *flags,
     ]
-    what = "vLLM with the checkpoint's remote code"
-    if not remote:
-        what = (
-            "vLLM's own Phi3VForCausalLM and processor classes, without our image path and tasks; a native "
-            "float32 processor stands in for the remote code that this checkpoint does not have"
-        )
-    environment = _environment("" if remote else "benchmark_stock_model")
-    if not gpu:
-        environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get(
-            "VLLM_CPU_KVCACHE_SPACE", "2"
-        )  # GiB; ours plans
-    process = ServerProcess(command, log_path, env=environment, port=port, ready_path="/health")
-    return _await("vllm", what, process, gpu=gpu)
+    environment = _environment([*plugins, *([] if remote else ["benchmark_stock_model"])])
+    if not gpu:  # in GiB; ours plans it
+        environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
+    return ServerProcess(
+        command, log_path, env={**environment, **(env or {})}, port=port, ready_path="/health"
+    )
 
 
-def _environment(plugin: str) -> dict[str, str]:
-    return {"PYTHONPATH": python_path(PLUGINS), "VLLM_PLUGINS": plugin, "VLLM_NO_USAGE_STATS": "1"}
+def wait_for(
+    label: str, what: str, process: ServerProcess, *, gpu: bool, timeout_s: float = START_TIMEOUT_S
+) -> Server:
+    """Sample memory until the server is stopped, and return once it answers.
 
-
-def _await(label: str, what: str, process: ServerProcess, *, gpu: bool) -> Server:
-    """Sample memory from the start on, and return once it answers."""
+    Raises:
+        ServerError: it did not start in time; it is stopped.
+    """
     start = time.monotonic()
     try:
-        sampler = MemorySampler(process.process.pid, gpu=gpu)
-        sampler.start()
-        process.wait_until_ready()
+        sampler = _start_sampler(process.process.pid, gpu=gpu)
+        process.wait_until_ready(timeout_s)
         server = Server(label, what, process.url, process, sampler, start_s=time.monotonic() - start)
-        sampler.mark_steady()
+        if sampler is not None:
+            sampler.mark_steady()
         _read_models(server)
     except ServerStartError as error:
         process.stop()
@@ -189,6 +213,30 @@ def _await(label: str, what: str, process: ServerProcess, *, gpu: bool) -> Serve
         process.stop()
         raise
     return server
+
+
+def _has_remote_code(checkpoint: str) -> bool:
+    """Whether a folder carries the published processor; what is on the hub does."""
+    folder = Path(checkpoint)
+    return not folder.is_dir() or (folder / "processing_phi3_v.py").exists()
+
+
+def _environment(plugins: Sequence[str]) -> dict[str, str]:
+    return {
+        "PYTHONPATH": python_path(PLUGINS),
+        "VLLM_PLUGINS": ",".join(plugins),
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+def _start_sampler(pid: int, *, gpu: bool) -> MemorySampler | None:
+    try:
+        sampler = MemorySampler(pid, gpu=gpu)
+    except Exception as error:  # NVML's errors share no base with ours
+        print(f"no memory figures: {error}", file=sys.stderr)
+        return None
+    sampler.start()
+    return sampler
 
 
 def _read_models(server: Server) -> None:

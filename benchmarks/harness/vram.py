@@ -18,6 +18,7 @@ GIB = 1 << 30
 # vLLM's log lines, in GiB.
 _LOGGED = {
     "weights_bytes": r"Model loading took ([\d.]+) GiB",
+    "consumed_bytes": r"Actual usage is ([\d.]+) GiB for consumed memory",  # weights, and what is not torch's
     "activation_peak_bytes": r"([\d.]+) GiB for peak activation",
     "cuda_graph_bytes": r"([\d.]+) GiB for CUDAGraph memory",
     "kv_bytes": r"Available KV cache memory: ([\d.]+) GiB",
@@ -103,8 +104,8 @@ def parse_memory_breakdown(log: str, metrics: str, checkpoint: str | None) -> di
     Where the log does not name the weights (on a CPU), the size of the checkpoint's files stands in.
 
     Returns:
-        `weights_bytes`, `activation_peak_bytes`, `cuda_graph_bytes`, `kv_bytes` and `kv_tokens`; None where
-        the server does not say.
+        `weights_bytes`, `consumed_bytes`, `activation_peak_bytes`, `cuda_graph_bytes`, `kv_bytes` and
+        `kv_tokens`; None where the server does not say.
     """
     found: dict[str, int | None] = {}
     for name, pattern in _LOGGED.items():

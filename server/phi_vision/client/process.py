@@ -25,7 +25,7 @@ from phi_vision.client.text import one_line
 from phi_vision.errors import UsageError
 from phi_vision.processes import tie_to_parent
 
-_START_TIMEOUT_S = 1800.0  # it may have to download the weights first
+START_TIMEOUT_S = 1800.0  # it may have to download the weights first
 _STOP_TIMEOUT_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
 _PROBE_INTERVAL_S = 0.5
@@ -114,7 +114,7 @@ class ServerProcess:
         return f"{self.url}/v1"
 
     def wait_until_ready(
-        self, timeout_s: float = _START_TIMEOUT_S, on_wait: Callable[[float], None] | None = None
+        self, timeout_s: float = START_TIMEOUT_S, on_wait: Callable[[float], None] | None = None
     ) -> None:
         """Return once `ready_path` answers 200.
 
