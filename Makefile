@@ -96,7 +96,7 @@ bench: $(STAMP) $(BENCH)/.ready  ## measure, ARGS="--quick"; see benchmarks/READ
 	@PYTHONPATH=server $(BENCH)/bin/python -m benchmarks.harness.run --python $(BIN)/python $(ARGS)
 
 fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
-	FUZZ_FACTOR=30 FUZZ_RANDOM=1 $(BIN)/python -m pytest tests/engine/test_limits.py tests/unit/test_pictures_hostile.py --timeout 3600 $(ARGS)
+	FUZZ_FACTOR=30 FUZZ_RANDOM=1 $(BIN)/python -m pytest tests/engine/test_request_limits.py tests/unit/test_pictures_hostile.py --timeout 3600 $(ARGS)
 
 train-demo: $(STAMP)  ## train the demo model from nothing into RUN; an hour or two on a CPU
 	PYTHONPATH=server $(BIN)/python -m demo_training.train --out $(or $(RUN),demo_run) $(ARGS)
