@@ -15,7 +15,7 @@ from phi_vision.tasks.router_fields import is_choice
 
 @dataclass(frozen=True)
 class Picture:
-    """Where a picture stands in a request, and how it was asked to be seen."""
+    """A picture of a request: its place, its URL and the `detail` that the client set."""
 
     message: int
     part: int
