@@ -110,7 +110,7 @@ eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on,
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
 	$(BIN)/python -m benchmarks.studies.soak $(ARGS)
 
-gpu-report: $(STAMP)  ## prove what this model does on this machine's GPU, in a quarter of an hour
+gpu-report: $(STAMP)  ## check and measure the model on this machine's GPU, half an hour at most
 	@$(BIN)/python -m benchmarks.gpu_report $(ARGS)
 
 # $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.

@@ -1,4 +1,4 @@
-"""What this model does on the GPU of this machine, proven in a quarter of an hour: `make gpu-report`.
+"""What this model does on the GPU of this machine, checked and measured in one command: `make gpu-report`.
 
 Steps in order of value, each bounded in time and in a process of its own: one that fails or hangs costs
 itself. Each leaves a JSON file; a step whose file is complete is not run again, so a report that was cut goes
