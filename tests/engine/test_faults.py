@@ -20,7 +20,14 @@ import pytest
 from phi_vision.serving.private_folder import mapped_shared_memory
 
 from tests.support.pictures import data_url, encoded, image_part, reference_picture, user
-from tests.support.serving import PATIENCE_S, Server, eventually, running_server, starting_server
+from tests.support.serving import (
+    PATIENCE_S,
+    Server,
+    children,
+    eventually,
+    running_server,
+    starting_server,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -191,7 +198,7 @@ def test_an_engine_that_is_killed_ends_every_request_and_the_server(guarded: Ser
     """The last test of this server."""
     client = guarded.client(KEY)
     family = psutil.Process(guarded.process.pid).children(recursive=True)
-    (engine,) = [process for process in family if "EngineCore" in " ".join(process.cmdline())]
+    (engine,) = children(guarded.process.pid, "EngineCore", recursive=True)
     streams = [iter(long_stream(client)) for _ in range(3)]
     for stream in streams:
         next(stream)
@@ -237,12 +244,12 @@ def test_a_start_that_is_killed_or_stopped_leaves_nothing(tmp_path: Path) -> Non
 def loading(server: Server) -> list[psutil.Process]:
     """All processes below a server's first, once its engine has its worker."""
 
-    def family() -> list[psutil.Process]:
+    def has_worker() -> bool:
         assert server.process.poll() is None, server.log[-3000:]
-        return psutil.Process(server.process.pid).children(recursive=True)
+        return bool(children(server.process.pid, "VLLM::Worker", recursive=True))
 
-    eventually(lambda: any(process.name().startswith("VLLM::Worker") for process in family()))
-    return family()
+    eventually(has_worker)
+    return psutil.Process(server.process.pid).children(recursive=True)
 
 
 def assert_gone(processes: list[psutil.Process], server: Server) -> None:

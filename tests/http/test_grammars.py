@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 from phi_vision.errors import UsageError
 from phi_vision.serving.launch import pin_grammar_backend
 
 from tests.support.pictures import user
+from tests.support.serving import children
 from tests.support.stub_engine import ANSWER
 from tests.support.stub_server import StubServer
 
@@ -137,11 +137,7 @@ def test_reaches_the_engine_once_tried(stub: StubServer, name: str) -> None:
 
 def test_a_trial_holds_up_only_its_own_request(stub: StubServer) -> None:
     assert post(stub, CHAT, constraint(regex="first")).status_code == 200
-    (process,) = [
-        child
-        for child in psutil.Process(stub.process.pid).children(recursive=True)
-        if "phi_vision.serving.grammars.trials" in child.cmdline()
-    ]
+    (process,) = children(stub.process.pid, "phi_vision.serving.grammars.trials")
     with ThreadPoolExecutor(4) as threads:
         process.send_signal(signal.SIGSTOP)
         try:

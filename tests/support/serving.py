@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,6 +90,16 @@ def running_server(
     with Server(log_path, *flags, env=env, program=program) as server:
         server.wait_until_ready()
         yield server
+
+
+def children(process_id: int, text: str, *, recursive: bool = False) -> list[psutil.Process]:
+    """The processes below this one with `text` in their command line, without those that end meanwhile."""
+    found = []
+    for process in psutil.Process(process_id).children(recursive):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if text in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
