@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 
 WORKERS = (1, 2, 4)
 NUM_CROPS = 16
@@ -116,7 +115,7 @@ class FrontEnd:
         paths = [_entry_points(checkout, folder / "installed"), checkout / "server"]
         environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         if variant == "stock":
-            paths += [BENCHMARKS, BENCHMARKS / "harness", BENCHMARKS / "vllm_plugins"]
+            paths += [ROOT, ROOT / "benchmarks" / "vllm_plugins"]
             environment |= {
                 "VLLM_PLUGINS": "benchmark_stock_model",
                 "VLLM_MEDIA_LOADING_THREAD_COUNT": str(workers),
@@ -289,7 +288,7 @@ def measure_speed(
             with running(variant, checkout, number) as server:
                 for name, data in files.items():
                     count = max(8 * number, round(seconds * number / ideal_s[name]))
-                    rates = measure_rates(server.port, data, count, 4 * number, rounds)
+                    rates, cpu_ms = measure_rates(server, data, count, 4 * number, rounds)
                     ideal = number / ideal_s[name]
                     rows.append(
                         {
@@ -300,6 +299,7 @@ def measure_speed(
                             "requests": count,
                             "pictures_per_s": round(max(rates), 2),
                             "rounds_per_s": [round(rate, 2) for rate in rates],
+                            "server_cpu_ms": round(cpu_ms, 2),  # a picture, without the workers
                             "ideal_per_s": round(ideal, 2),
                             "share_of_ideal": round(max(rates) / ideal, 3),
                         }
@@ -312,11 +312,23 @@ def measure_speed(
     return rows
 
 
-def measure_rates(port: int, data: bytes, count: int, concurrency: int, rounds: int) -> list[float]:
-    """Pictures a second in each round, after one that starts the workers and fills the caches."""
+def measure_rates(
+    server: FrontEnd, data: bytes, count: int, concurrency: int, rounds: int
+) -> tuple[list[float], float]:
+    """Pictures a second in each round, and the server's own processor time in ms a picture.
+
+    One more round comes first, to start the workers and fill the caches.
+    """
+    import psutil
+
     requests = Requests(data)
-    post_all(port, requests, concurrency, concurrency)
-    return [count / post_all(port, requests, count, concurrency) for _ in range(rounds)]
+    post_all(server.port, requests, concurrency, concurrency)
+    process = psutil.Process(server.process.pid)
+    before = process.cpu_times()
+    rates = [count / post_all(server.port, requests, count, concurrency) for _ in range(rounds)]
+    after = process.cpu_times()
+    cpu_s = after.user + after.system - before.user - before.system
+    return rates, 1000 * cpu_s / (count * rounds)
 
 
 def measure_memory(variants: dict[str, Path], count: int, workers: int) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def test_the_url_of_a_picture_is_not_shown() -> None:
 def test_too_many_bytes_at_once_are_overload() -> None:
     async def overload() -> None:
         budget = FileBudget(budget_bytes=10, timeout_s=0)
-        async with budget.count(bytes(11)):
+        with budget.count(bytes(11)):
             with pytest.raises(RequestError, match="try again later") as caught:
                 await budget.wait_for_capacity()
             assert caught.value.status == 429
@@ -120,7 +120,7 @@ def test_too_many_bytes_at_once_are_overload() -> None:
 def test_a_file_waits_until_there_is_room() -> None:
     async def room() -> None:
         budget = FileBudget(budget_bytes=10, timeout_s=300)
-        async with budget.count(bytes(11)):
+        with budget.count(bytes(11)):
             waiting = asyncio.ensure_future(budget.wait_for_capacity())
             await asyncio.sleep(0)
             assert not waiting.done()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ class FileBudget:
                 raise RequestError("too many large pictures at once; try again later", status=429)
             await asyncio.sleep(0.05)
 
-    @asynccontextmanager
-    async def count(self, data: bytes) -> AsyncIterator[None]:
+    @contextmanager
+    def count(self, data: bytes) -> Iterator[None]:
         """Count a file while it is in memory."""
         self._used_bytes += len(data)
         try:
@@ -110,7 +110,7 @@ class Pictures:
         await self._budget.wait_for_capacity()
         try:
             data = await self._sources.read(picture.url)
-            async with self._budget.count(data):
+            with self._budget.count(data):
                 canvas = await self._pool.draw(data, limit, share)
         except (FetchRefused, PictureRefused) as error:
             raise RequestError(f"the picture cannot be read: {error}", param=picture.param) from error
