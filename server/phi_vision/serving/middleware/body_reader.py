@@ -54,7 +54,9 @@ class BodyReader:
             await error_response(error)(scope, receive, send)
         else:
             if body is not None:
-                await self.app(scope, _replay(body, receive), send)
+                replay = _replay(body, receive)
+                del body  # up to 64 MB, not to be held until the answer has ended
+                await self.app(scope, replay, send)
 
     async def _check(self, body: bytes, scope: Scope) -> dict[str, Any]:
         """The JSON object, within all bounds and without fields that its route would not honour."""
