@@ -28,7 +28,7 @@ _BUDGET_TIMEOUT_S = 10
 class Picture:
     """A picture of a request: where it is, how it is to be seen, and, once it is drawn, what that costs."""
 
-    url: str = field(repr=False)  # it can hold the file itself
+    url: str = field(repr=False)  # it can hold the file itself; empty once that is read
     param: str = "image_url"  # the field to name in an error
     detail: Detail | None = None
     explicit_num_crops: int | None = None  # set by the client
@@ -110,6 +110,7 @@ class Pictures:
         await self._budget.wait_for_capacity()
         try:
             data = await self._sources.read(picture.url)
+            picture.url = ""  # or a data URL would be in memory until the answer has ended
             with self._budget.count(data):
                 canvas = await self._pool.draw(data, limit, share)
         except (FetchRefused, PictureRefused) as error:

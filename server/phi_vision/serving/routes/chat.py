@@ -131,20 +131,28 @@ async def create_chat_completion(
     body: Annotated[dict[str, Any], Depends(_json_body)], raw_request: Request
 ) -> Response | None:
     """Chat completions as OpenAI and vLLM define them, with tasks and crops for pictures."""
-    service: ChatService = raw_request.app.state.phi_vision
-    applied = requests.apply(body, service.served_names, max_model_len=service.max_model_len)
-    request = _validated(applied.body)
-    explicit_num_crops = _explicit_num_crops(request.mm_processor_kwargs)
-    request.mm_processor_kwargs = None  # vLLM takes none from strangers
-    request.put_pictures(service.pictures(applied.pictures, explicit_num_crops))
+    request, task = _resolve(body, raw_request.app.state.phi_vision)
+    # Or the files in the body would be in memory until the answer has ended: FastAPI holds both objects.
+    raw_request.scope.pop(PARSED_BODY).clear()
+    body.clear()
 
     response: Response | None = await vllm_chat.create_chat_completion(request, raw_request)
 
     if response is not None and response.status_code == 200:  # None: the client has gone
         response.headers.update(request.headers())
-        if applied.task:
-            response.headers["x-phi-vision-task"] = applied.task
+        if task:
+            response.headers["x-phi-vision-task"] = task
     return response
+
+
+def _resolve(body: Mapping[str, Any], service: ChatService) -> tuple[PictureChatRequest, str | None]:
+    """The request that vLLM's route takes, and its task."""
+    applied = requests.apply(body, service.served_names, max_model_len=service.max_model_len)
+    request = _validated(applied.body)
+    explicit_num_crops = _explicit_num_crops(request.mm_processor_kwargs)
+    request.mm_processor_kwargs = None  # vLLM takes none from strangers
+    request.put_pictures(service.pictures(applied.pictures, explicit_num_crops))
+    return request, applied.task
 
 
 def describe_request(app: FastAPI) -> None:
