@@ -173,9 +173,9 @@ def test_where_we_differ_from_the_original_on_purpose() -> None:
         assert not original_is(decode(data, LIMITS))
 
 
-def test_mutated_pictures_are_decoded_or_refused() -> None:
+def test_mutated_pictures_are_decoded_or_refused(make_pool: Callable[..., WorkerPool]) -> None:
     """Thousands of damaged files through real workers: a picture within the cap, or a refusal."""
-    pool = WorkerPool(LIMITS, workers=2, request_s=60)
+    pool = make_pool(LIMITS, workers=2, request_s=60)
     limit = CropLimit(1)
     outcomes = {"decoded": 0, "refused": 0, "decoder lost": 0}
 

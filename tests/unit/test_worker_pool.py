@@ -45,10 +45,14 @@ def workers(pool: WorkerPool) -> list[psutil.Process]:
 
 
 def pool_with(
-    monkeypatch: pytest.MonkeyPatch, *programs: str, workers: int = 1, request_s: float = 60
+    make_pool: Callable[..., WorkerPool],
+    monkeypatch: pytest.MonkeyPatch,
+    *programs: str,
+    workers: int = 1,
+    request_s: float = 60,
 ) -> WorkerPool:
     """A pool whose first processes run these programs."""
-    pool = WorkerPool(LIMITS, workers, request_s)
+    pool = make_pool(LIMITS, workers, request_s)
     usual = pool._program
     waiting = iter(programs)
 
@@ -71,8 +75,10 @@ def says(line: str) -> str:
 @pytest.mark.parametrize(
     ("size", "limit"), [((800, 600), 16), ((300, 700), 4), ((336, 336), 1), ((1000, 10), 16)]
 )
-def test_a_canvas_is_what_is_drawn_here(size: tuple[int, int], limit: int) -> None:
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+def test_a_canvas_is_what_is_drawn_here(
+    make_pool: Callable[..., WorkerPool], size: tuple[int, int], limit: int
+) -> None:
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     picture = reference_picture(*size, seed=1)
     data = encoded(picture)
     canvas = draw(pool, data, CropLimit(limit))
@@ -81,8 +87,8 @@ def test_a_canvas_is_what_is_drawn_here(size: tuple[int, int], limit: int) -> No
     assert canvas.pixels.flags.writeable  # torch takes no other without a warning
 
 
-def test_an_adaptive_limit_follows_the_size() -> None:
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+def test_an_adaptive_limit_follows_the_size(make_pool: Callable[..., WorkerPool]) -> None:
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     picture = reference_picture(700, 500, seed=1)
     expected = native_num_crops(700, 500, 16)
     canvas = draw(pool, encoded(picture), CropLimit(16, adaptive=True))
@@ -90,16 +96,16 @@ def test_an_adaptive_limit_follows_the_size() -> None:
     assert np.array_equal(canvas.pixels, resize_and_pad(picture, expected))
 
 
-def test_the_key_is_of_the_file_and_its_crops() -> None:
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+def test_the_key_is_of_the_file_and_its_crops(make_pool: Callable[..., WorkerPool]) -> None:
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     first, second = encoded(GOOD), encoded(GOOD, "BMP")
     keys = [draw(pool, data, CropLimit(n)).key for data in (first, second) for n in (1, 4)]
     assert len(set(keys)) == 4
     assert keys[0] == draw(pool, first).key == f"{hashlib.sha256(first).hexdigest()}-1"
 
 
-def test_a_small_canvas_after_a_large_one_is_its_own() -> None:
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+def test_a_small_canvas_after_a_large_one_is_its_own(make_pool: Callable[..., WorkerPool]) -> None:
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     large = draw(pool, encoded(reference_picture(700, 700, seed=4)), CropLimit(16))
     before = large.pixels.copy()
     assert is_good(draw(pool, encoded(GOOD)))
@@ -120,28 +126,34 @@ def test_a_small_canvas_after_a_large_one_is_its_own() -> None:
         says('{"size": [40, 30], "key": "k"}'),  # and an empty memory
     ],
 )
-def test_a_worker_that_dies_or_lies_costs_one_picture(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, program)
+def test_a_worker_that_dies_or_lies_costs_one_picture(
+    make_pool: Callable[..., WorkerPool], program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_with(make_pool, monkeypatch, program)
     with pytest.raises(PictureRefused, match="crashed or ran out of memory"):
         draw(pool, encoded(GOOD))
     assert is_good(draw(pool, encoded(GOOD)))
 
 
-def test_a_worker_that_cuts_its_memory_short_crashes_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cuts_its_memory_short_crashes_only_itself(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = json.dumps({"size": [40, 30], "key": "k"})
     program = (
         "import os, sys; sys.stdin.buffer.read(20); memory = int(sys.argv[1]);"
         "os.write(memory, bytes(400_000));"
         f"os.ftruncate(memory, 10); print({answer!r}, flush=True); sys.stdin.read()"
     )
-    pool = pool_with(monkeypatch, program)
+    pool = pool_with(make_pool, monkeypatch, program)
     with pytest.raises(PictureRefused, match="crashed"):
         draw(pool, encoded(GOOD))
     assert is_good(draw(pool, encoded(GOOD)))
 
 
-def test_a_worker_that_hangs_costs_the_time_of_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, HANGS, request_s=0.5)
+def test_a_worker_that_hangs_costs_the_time_of_one_request(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_with(make_pool, monkeypatch, HANGS, request_s=0.5)
 
     async def pictures_of_one_request() -> list[BaseException | Canvas]:
         share = pool.share()
@@ -190,9 +202,11 @@ def test_two_workers_for_one_request_take_its_time_twice_as_fast(monkeypatch: py
     assert share.spent and first.killed.is_set() and not second.killed.is_set()
 
 
-def test_requests_take_turns_at_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_take_turns_at_the_workers(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One request with four pictures, then two with two each, while the only worker is busy."""
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     busy, begun = threading.Event(), threading.Event()
     order: list[str] = []
 
@@ -232,8 +246,10 @@ def hold_start(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> threading.E
     return started
 
 
-def test_a_client_that_goes_frees_its_worker_and_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, HANGS)
+def test_a_client_that_goes_frees_its_worker_and_its_places(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_with(make_pool, monkeypatch, HANGS)
     started = hold_start(pool, monkeypatch)
 
     async def client_goes() -> None:
@@ -249,8 +265,10 @@ def test_a_client_that_goes_frees_its_worker_and_its_places(monkeypatch: pytest.
     asyncio.run(client_goes())
 
 
-def test_the_loop_runs_on_while_a_canvas_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_with(monkeypatch, HANGS)
+def test_the_loop_runs_on_while_a_canvas_is_drawn(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_with(make_pool, monkeypatch, HANGS)
     started = hold_start(pool, monkeypatch)
 
     async def ticks() -> None:
@@ -263,8 +281,10 @@ def test_the_loop_runs_on_while_a_canvas_is_drawn(monkeypatch: pytest.MonkeyPatc
     asyncio.run(ticks())
 
 
-def test_a_worker_that_cannot_start_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+def test_a_worker_that_cannot_start_is_no_fault_of_the_picture(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     with monkeypatch.context() as patch:
         patch.setattr(pool, "_program", lambda: ["/does/not/exist"])
         with pytest.raises(FileNotFoundError):
@@ -272,8 +292,8 @@ def test_a_worker_that_cannot_start_is_no_fault_of_the_picture(monkeypatch: pyte
     assert is_good(draw(pool, encoded(GOOD)))
 
 
-def test_all_workers_start_before_the_first_picture() -> None:
-    pool = WorkerPool(LIMITS, workers=3, request_s=60)
+def test_all_workers_start_before_the_first_picture(make_pool: Callable[..., WorkerPool]) -> None:
+    pool = make_pool(LIMITS, workers=3, request_s=60)
     assert workers(pool) == []
     pool.warm_up()
     running = workers(pool)
@@ -282,10 +302,12 @@ def test_all_workers_start_before_the_first_picture() -> None:
     assert set(workers(pool)) == set(running)
 
 
-def test_a_worker_has_limits_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_has_limits_and_no_secrets(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "a-key-to-hide")
     monkeypatch.setenv("HF_TOKEN", "a-token-to-hide")
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     draw(pool, encoded(GOOD))
     (worker,) = workers(pool)
     process = Path(f"/proc/{worker.pid}")
@@ -296,17 +318,17 @@ def test_a_worker_has_limits_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> 
     assert int(values["Max file size"]) == MAX_CANVAS_BYTES  # and so the shared memory
 
 
-def test_a_worker_loads_neither_numpy_nor_vllm() -> None:
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+def test_a_worker_loads_neither_numpy_nor_vllm(make_pool: Callable[..., WorkerPool]) -> None:
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     draw(pool, encoded(GOOD))
     (worker,) = workers(pool)
     loaded = {Path(entry.path).name.partition(".")[0] for entry in worker.memory_maps()}
     assert "_imaging" in loaded and not loaded & {"_multiarray_umath", "libtorch_cpu", "_C"}
 
 
-def test_a_worker_outlives_no_server() -> None:
+def test_a_worker_outlives_no_server(make_pool: Callable[..., WorkerPool]) -> None:
     """The pipe ends with the server, however it ends, and the worker with the pipe."""
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     pool.warm_up()
     (worker,) = [worker for worker in pool._idle if worker is not None]
     assert worker.process.stdin is not None
@@ -314,9 +336,11 @@ def test_a_worker_outlives_no_server() -> None:
     assert worker.process.wait(20) == 0
 
 
-def test_dead_workers_leave_no_descriptor_and_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_workers_leave_no_descriptor_and_no_memory(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     crash = "import os; os.abort()"
-    pool = pool_with(monkeypatch, *[crash] * 5)
+    pool = pool_with(make_pool, monkeypatch, *[crash] * 5)
     gc.collect()  # pools of other tests
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
@@ -326,9 +350,11 @@ def test_dead_workers_leave_no_descriptor_and_no_memory(monkeypatch: pytest.Monk
     assert not [name for name in os.listdir("/dev/shm") if "canvas" in name]
 
 
-def test_without_memory_that_has_no_name_a_file_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_that_has_no_name_a_file_serves(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(os, "memfd_create")
-    pool = WorkerPool(LIMITS, workers=1, request_s=60)
+    pool = make_pool(LIMITS, workers=1, request_s=60)
     assert is_good(draw(pool, encoded(GOOD)))
     with worker_pool._anonymous_file() as file:
         assert not os.path.exists(str(file.name))

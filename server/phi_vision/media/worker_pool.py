@@ -99,6 +99,13 @@ class WorkerPool:
             share.give_up()
             raise
 
+    def close(self) -> None:
+        """End the workers; the pictures that still wait are not drawn."""
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._idle:
+            if worker is not None:
+                worker.end()
+
     def _draw_next(self) -> None:
         """Draw the picture whose turn it is, if one still waits: the first to come of the lowest turn."""
         with self._lock:
