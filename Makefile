@@ -59,9 +59,9 @@ test: $(STAMP)  ## lint, types and the tests, the real engine included
 test-fast: $(STAMP)  ## only the tests that start no engine
 	$(BIN)/python -m pytest -m "not engine and not full" $(ARGS)
 
-test-all: $(STAMP)  ## `make test`, and load generation, a small training and more fuzzing: what CI runs
+test-all: $(STAMP)  ## `make test`, and load generation, a small training and more fuzzing, with coverage: what CI runs
 	@$(MAKE) --no-print-directory lint type
-	FUZZ_FACTOR=5 $(BIN)/python -m pytest $(ARGS)
+	FUZZ_FACTOR=5 $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 # What the documentation is generated with: `make docs` writes, `make lint` checks.
 DOCUMENTATION = PYTHONPATH=server:. $(BIN)/python -m documentation
@@ -136,5 +136,5 @@ serve-image:  ## serve from the container image, on all GPUs; weights and compil
 		--volume phi-vision-cache:/home/phi/.cache $(IMAGE) $(ARGS)
 
 clean:  ## remove the virtual environments and all caches of tools
-	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
