@@ -40,8 +40,8 @@ class RequestError(PhiVisionError, ValueError):
         status: int = 400,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.param = param
+        super().__init__(_encodable(message))
+        self.param = None if param is None else _encodable(param)
         self.status = status
         self.retry_after_s = retry_after_s
 
@@ -53,6 +53,11 @@ class RequestError(PhiVisionError, ValueError):
     def headers(self) -> dict[str, str]:
         """HTTP headers; clients wait as long as they are told."""
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+
+def _encodable(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can bring into a message and no answer can carry."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class UsageError(PhiVisionError):

@@ -226,6 +226,12 @@ def test_items_of_no_known_kind_are_found_one_by_one(http: httpx.Client) -> None
     assert refusal(send(http, "/v1/responses", {"input": items}))["param"] == "input[1]"
 
 
+@pytest.mark.parametrize("name", ROUTES)
+def test_a_field_whose_name_no_encoding_takes_is_refused(http: httpx.Client, name: str) -> None:
+    path, _, body = ROUTES[name]
+    assert "\\ud800" in refusal(send(http, path, body | {"tools": {"\ud800": 10**30}}))["param"]
+
+
 # Random values ------------------------------------------------------------------------------------
 
 INTEGERS = st.sampled_from(
