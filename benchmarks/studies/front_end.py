@@ -21,7 +21,6 @@ import io
 import itertools
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -433,13 +432,9 @@ def _say(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "cores": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-    }
+def _commit(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> int:
@@ -466,6 +461,8 @@ def main() -> int:
         "--quick", action="store_true", help="one worker, the first picture, 3 seconds, no memory"
     )
     options = parser.parse_args()
+    from benchmarks.harness.machine import describe_machine  # not where another checkout is served
+
     if options.quick:
         options.workers, options.pictures = [1], options.pictures[:1]
         options.seconds, options.rounds, options.large_pictures = 3, 1, 0
@@ -475,8 +472,10 @@ def main() -> int:
     if options.only:
         variants = {name: checkout for name, checkout in variants.items() if name in options.only}
     result: dict[str, Any] = {
-        "machine": _machine(),
-        "command": "python -m benchmarks.studies.front_end " + " ".join(sys.argv[1:]),
+        "machine": describe_machine() | {"load_average": os.getloadavg()[0]},
+        "seconds": options.seconds,
+        "rounds": options.rounds,
+        "before": _commit(options.before) if options.before else None,
         "num_crops": NUM_CROPS,
         "transfer": measure_transfer(),
     }

@@ -143,6 +143,19 @@ def kv_quantization() -> str:
     return _table("KV cache | keys, values | attention | keys with outliers | attention, outlier keys", rows)
 
 
+def front_end() -> str:
+    """Pictures a second through the front end: ours, the version before, and stock vLLM."""
+    rates = {
+        (row["picture"], row["workers"], row["front_end"]): row for row in _result("front_end.json")["speed"]
+    }
+    rows = []
+    for picture, workers in dict.fromkeys(key[:2] for key in rates):
+        found = [rates[picture, workers, name] for name in ("ours", "before", "stock")]
+        speeds = [f"{row['pictures_per_s']:.1f}" for row in found]
+        rows.append((workers, picture, *speeds, f"{found[0]['share_of_ideal']:.0%}"))
+    return _table("workers | picture | ours, a second | before | stock vLLM | ours, of the ideal", rows)
+
+
 def demo_exam() -> str:
     """How often the demo model is right."""
     return exam_table(_result("demo_exam.json")["parts"])
