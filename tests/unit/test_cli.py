@@ -1,6 +1,8 @@
 """The command line: light, and clear about mistakes."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -81,3 +83,16 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert "Traceback" not in done.stderr and not done.stdout
     last = done.stderr.strip().splitlines()[-1]
     assert re.match(r"phi-vision( \w+)?: ", last)
+
+
+@pytest.mark.parametrize("command", [["plan", "--gpu", "a10"], ["serve", "--dry-run", "--model", "demo"]])
+def test_a_reader_that_leaves_early_ends_it_quietly(command: list[str]) -> None:
+    """`phi-vision plan | head -1`, with the reader gone before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-m", "phi_vision", *command]
+    try:
+        done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -124,8 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from phi_vision.cli.predict import predict
 
             predict(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head`; nobody reads what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE  # as a shell has it
     except PhiVisionError as error:
         print(visible(f"phi-vision {options.command}: {error}"), file=sys.stderr)
         return error.exit_code
