@@ -170,7 +170,7 @@ def launch_stock_vllm(
     own classes, and a native stand-in for the image processor of the remote code.
     """
     remote = _has_remote_code(checkpoint)
-    port = _free_port()
+    port = free_port()
     command = [
         *(python, "-m", "vllm.entrypoints.launchers.api_server.entry"),
         *("--model", checkpoint, "--served-model-name", "stock", "--port", str(port), "--host", "127.0.0.1"),
@@ -248,7 +248,8 @@ def _read_models(server: Server) -> None:
         raise ServerError(f"{server.url} serves no model")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

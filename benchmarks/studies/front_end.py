@@ -12,16 +12,11 @@ picture), for a server whose other work costs nothing. Client, server and worker
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import http.client
-import importlib
-import importlib.util
-import io
 import itertools
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -30,140 +25,51 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from phi_vision.client.process import ServerProcess, ServerStartError
+
+from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.servers import free_port
+from benchmarks.studies import _front_end_server
+from benchmarks.studies._front_end_requests import Requests, draw, post_all
+from benchmarks.studies._front_end_server import NUM_CROPS, ROOT
 
 WORKERS = (1, 2, 4)
-NUM_CROPS = 16
 PICTURES = {  # name -> (width, height, format)
     "800x600 JPEG": (800, 600, "JPEG"),
     "1240x1754 PNG": (1240, 1754, "PNG"),
     "4000x3000 JPEG": (4000, 3000, "JPEG"),
 }
 LARGE = (8000, 6250, "JPEG")  # 50 megapixels
-MODEL = "front-end"
-START_TIMEOUT_S = 900
-ANSWER_TIMEOUT_S = 900
 SAMPLE_INTERVAL_S = 0.01
 
 
-# The server's side ---------------------------------------------------------------------------------
-
-
-def serve(variant: str, workers: int, folder: Path, port: int) -> int:
-    """Run a front end with the stub in place of the engine; called in a process of its own."""
-    os.cpu_count = lambda: workers
-    spec = importlib.util.spec_from_file_location(
-        "stub_engine", ROOT / "tests" / "support" / "stub_engine.py"
-    )
-    assert spec is not None and spec.loader is not None
-    stub = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stub)
-    from vllm.v1.engine import core_client
-
-    class SilentStub(stub.StubEngineCore):  # type: ignore[name-defined]
-        def _record(self, request: Any) -> None:
-            """The file is for tests."""
-
-    def make_stub(vllm_config: Any, *_: Any, renderer: Any = None, **__: Any) -> SilentStub:
-        return SilentStub(vllm_config, renderer.tokenizer, folder)
-
-    core_client.EngineCoreClient.make_async_mp_client = staticmethod(make_stub)
-    if variant == "stock":
-        return _serve_stock(port)
-    flags = ["--model", "demo", "--device", "cpu", "--port", str(port), "--served-model-name", MODEL]
-    flags += ["--max-num-queued-reqs", "500", "--decode-timeout-s", "600", "--max-model-len", "16384"]
-    if variant == "ours":
-        flags += ["--media-workers", str(workers)]
-    cli = importlib.import_module("phi_vision.cli")
-    main = (
-        cli.main
-        if callable(cli.__dict__.get("main"))
-        else importlib.import_module("phi_vision.cli.main").main
-    )
-    return int(main(["serve", *flags]))
-
-
-def _serve_stock(port: int) -> int:
-    import phi_vision
-
-    package = Path(phi_vision.__file__).parent
-    sys.argv = [
-        *("vllm", "--model", str(package / "demo"), "--served-model-name", MODEL, "--host", "127.0.0.1"),
-        *("--port", str(port), "--mm-processor-kwargs", json.dumps({"num_crops": NUM_CROPS})),
-        *("--chat-template", str(package / "model" / "chat_template.jinja")),
-        *("--chat-template-content-format", "string", "--interleave-mm-strings", "--max-model-len", "16384"),
-        *("--disable-sliding-window", "--enforce-eager"),
-    ]
-    import runpy
-
-    runpy.run_module("vllm.entrypoints.launchers.api_server.entry", run_name="__main__")
-    return 0
-
-
-class FrontEnd:
-    """A front end in a process of its own."""
+class FrontEnd(ServerProcess):
+    """A front end in a process of its own, with the code and the plugins of a checkout."""
 
     def __init__(self, variant: str, checkout: Path, workers: int, folder: Path) -> None:
-        self.variant = variant
-        self.port = _free_port()
-        self.log_path = folder / "log.txt"
+        port = free_port()
         paths = [_entry_points(checkout, folder / "installed"), checkout / "server"]
-        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         if variant == "stock":
             paths += [ROOT, ROOT / "benchmarks" / "vllm_plugins"]
-            environment |= {
-                "VLLM_PLUGINS": "benchmark_stock_model",
-                "VLLM_MEDIA_LOADING_THREAD_COUNT": str(workers),
-            }
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
-        command = [sys.executable, __file__, "--serve", variant, str(workers), str(folder), str(self.port)]
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-            )
-
-    def wait_until_ready(self) -> None:
-        """Wait for its `/health`.
-
-        Raises:
-            RuntimeError: it ended, or takes too long.
-        """
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            connection.close()
-            time.sleep(0.3)
-        raise RuntimeError(f"{self.variant} did not start:\n{self.log_path.read_text()[-3000:]}")
-
-    def stop(self) -> None:
-        """End it and what it started."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            env |= {"VLLM_PLUGINS": "benchmark_stock_model", "VLLM_MEDIA_LOADING_THREAD_COUNT": str(workers)}
+        env["PYTHONPATH"] = os.pathsep.join(map(str, paths))
+        command = [sys.executable, _front_end_server.__file__, variant, str(workers), str(folder), str(port)]
+        super().__init__(command, folder / "log.txt", env=env, port=port, ready_path="/health")
 
 
 @contextlib.contextmanager
 def running(variant: str, checkout: Path, workers: int) -> Iterator[FrontEnd]:
     """A front end that answers."""
-    with tempfile.TemporaryDirectory(prefix="front-end-") as folder:
-        server = FrontEnd(variant, checkout, workers, Path(folder))
-        try:
-            server.wait_until_ready()
-            yield server
-        finally:
-            server.stop()
+    with (
+        tempfile.TemporaryDirectory(prefix="front-end-") as folder,
+        FrontEnd(variant, checkout, workers, Path(folder)) as server,
+    ):
+        server.wait_until_ready()
+        yield server
 
 
 def _entry_points(checkout: Path, folder: Path) -> Path:
@@ -184,85 +90,8 @@ def _entry_points(checkout: Path, folder: Path) -> Path:
     return folder
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
-
-
-# The client's side ---------------------------------------------------------------------------------
-
-
-def draw(width: int, height: int, image_format: str) -> bytes:
-    """A file of this size: a photograph-like JPEG or a page-like PNG. Its length is a multiple of three."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
-    random = np.random.default_rng(0)
-    if image_format == "JPEG":
-        coarse = random.integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    else:
-        image = Image.new("RGB", (width, height), "white")
-        pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=22)
-        for y in range(60, height - 60, 34):
-            words = "".join(map(chr, random.integers(97, 123, 95)))
-            words = " ".join(words[i : i + 6] for i in range(0, 95, 6))
-            pen.text((60, y), words, "black", font)
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **({"quality": 90} if image_format == "JPEG" else {}))
-    data = buffer.getvalue()
-    return data + bytes(-len(data) % 3)
-
-
-class Requests:
-    """Bodies of requests, each with a picture of its own: a few bytes behind the file make it another one."""
-
-    def __init__(self, data: bytes) -> None:
-        self._encoded = base64.b64encode(data)
-        self._numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
-
-    def next(self) -> bytes:
-        """The body of the next request."""
-        tail = base64.b64encode(next(self._numbers).to_bytes(9, "big"))
-        head = (
-            f'{{"model": "{MODEL}", "max_tokens": 1, "temperature": 0, "messages": [{{"role": "user", '
-            '"content": [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": '
-            '{"url": "data:image/x;base64,'
-        )
-        return head.encode() + self._encoded + tail + b'"}}]}]}'
-
-
-def post_all(port: int, requests: Requests, count: int, concurrency: int) -> float:
-    """Send `count` requests, `concurrency` at a time; seconds from the first to the last answer."""
-    local = threading.local()
-
-    def post(_: int) -> None:
-        if not hasattr(local, "connection"):
-            local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT_S)
-        local.connection.request(
-            "POST", "/v1/chat/completions", requests.next(), {"content-type": "application/json"}
-        )
-        answer = local.connection.getresponse()
-        text = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"{answer.status}: {text[:500]!r}")
-
-    start = time.perf_counter()
-    with ThreadPoolExecutor(concurrency) as pool:
-        list(pool.map(post, range(count)))
-    return time.perf_counter() - start
-
-
-# What is measured ----------------------------------------------------------------------------------
-
-
 def seconds_a_picture(data: bytes, repeats: int) -> float:
     """Processor time to decode and resize here, which others on the machine hardly change: the median."""
-    sys.path.insert(0, str(ROOT / "server"))
     from phi_vision.media.decode import PictureLimits, decode
     from phi_vision.model.canvas import draw_canvas
 
@@ -305,7 +134,7 @@ def measure_speed(
                     )
                     share = f"{max(rates) / ideal:6.1%} of the ideal"
                     _say(f"{variant:7} {number} workers {name:15} {max(rates):8.1f}/s  {share}")
-        except (RuntimeError, OSError, http.client.HTTPException) as error:
+        except (ServerStartError, RuntimeError, OSError, http.client.HTTPException) as error:
             _say(f"{variant}, {number} workers: {error}")
             rows.append({"front_end": variant, "workers": number, "failure": str(error)[-1000:]})
     return rows
@@ -439,9 +268,6 @@ def _commit(checkout: Path) -> str:
 
 def main() -> int:
     """Measure, write JSON, print the table."""
-    if sys.argv[1:2] == ["--serve"]:
-        variant, workers, folder, port = sys.argv[2:]
-        return serve(variant, int(workers), Path(folder), int(port))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the JSON goes")
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="checkout of the state before")
@@ -461,8 +287,6 @@ def main() -> int:
         "--quick", action="store_true", help="one worker, the first picture, 3 seconds, no memory"
     )
     options = parser.parse_args()
-    from benchmarks.harness.machine import describe_machine  # not where another checkout is served
-
     if options.quick:
         options.workers, options.pictures = [1], options.pictures[:1]
         options.seconds, options.rounds, options.large_pictures = 3, 1, 0

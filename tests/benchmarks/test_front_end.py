@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.studies import front_end
+from benchmarks.studies import _front_end_requests
 
 
 def sent_file(body: bytes) -> bytes:
@@ -20,8 +20,8 @@ def sent_file(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_each_request_has_a_file_of_its_own_of_the_same_picture(image_format: str) -> None:
-    data = front_end.draw(300, 200, image_format)
-    requests = front_end.Requests(data)
+    data = _front_end_requests.draw(300, 200, image_format)
+    requests = _front_end_requests.Requests(data)
     files = [sent_file(requests.next()) for _ in range(3)]
     assert len(set(files)) == 3 and all(file.startswith(data) for file in files)
     pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
