@@ -1,0 +1,194 @@
+"""Reads a page: what is asked of the model, how often, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from phi_vision.documents.answers import Answer, Status, Token, cut, status_of
+from phi_vision.documents.commentary import page_span
+from phi_vision.documents.confidence import Confidence, WordConfidence, of_tokens, words
+from phi_vision.media.view import Region, Rotation
+from phi_vision.model.canvas import Canvas
+from phi_vision.spec import PHI_3_5_VISION
+from phi_vision.tasks.presets import PRESETS
+
+Fixed = Literal["rotation", "tiles", "num_crops", "max_tokens", "temperature"]
+
+
+class PageSource(Protocol):
+    """A page that can be drawn."""
+
+    async def canvas(self, rotation: Rotation, region: Region | None, num_crops: int) -> Canvas:
+        """A part of the page, turned.
+
+        Raises:
+            RequestError: it cannot be drawn.
+        """
+        ...
+
+
+class Ask(Protocol):
+    """The engine, with log-probabilities."""
+
+    async def __call__(
+        self,
+        canvases: Sequence[Canvas],
+        prompt: str | None,
+        *,
+        max_tokens: int,
+        temperature: float,
+        response_format: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Answer a prompt about pictures.
+
+        Raises:
+            RequestError: the engine does not take the request.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a page is to be read.
+
+    Args:
+        prompt: None for that of the task `ocr`.
+        rotation: where to begin, in degrees clockwise.
+        tiles: how many parts a page of small print may be read in; `auto` for as many as it takes, `off` for
+            one.
+        num_crops: of each picture that is read, at most.
+        max_tokens: of each answer.
+        temperature: 0 for the likeliest token.
+        retries: whether a page that was not read well is tried again.
+        fixed: the fields that the client has set. No attempt changes them.
+    """
+
+    prompt: str | None = None
+    rotation: Rotation = 0
+    tiles: Literal["auto", "off"] | int = "auto"
+    num_crops: int = PHI_3_5_VISION.max_num_crops
+    max_tokens: int = PRESETS["ocr"].fields["max_tokens"]
+    temperature: float = PRESETS["ocr"].fields["temperature"]
+    retries: bool = True
+    fixed: frozenset[Fixed] = frozenset()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way that a page was read in, and what came of it.
+
+    Args:
+        purpose: `read`; or `orientation`, a short look at which way is up.
+        rotation: degrees clockwise that the page was turned by.
+        tiles: parts that it was read in.
+        temperature: of sampling.
+        status: of the text.
+        confidence: average of its tokens; None where there are none.
+        prompt_tokens: of all its requests.
+        completion_tokens: of all its answers.
+    """
+
+    purpose: Literal["read", "orientation"]
+    rotation: Rotation
+    tiles: int
+    temperature: float
+    status: Status
+    confidence: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class PageResult:
+    """A page as it was read.
+
+    Args:
+        index: of the page in its file, from 0.
+        markdown: its text.
+        raw_text: what the model answered, commentary and loops included; parts joined with newlines.
+        status: what can be said of `markdown`.
+        attempts: all that was tried, in order.
+        rotation: degrees clockwise that it is turned by to stand upright.
+        tiles: parts that it was read in; 0 where it was not.
+        width: pixels of the upright page.
+        height: the same.
+        dpi: of these, where the file says so.
+        tokens: placed in `markdown`.
+        prompt_tokens: of all attempts.
+        completion_tokens: of all attempts.
+        error: why it failed.
+    """
+
+    index: int
+    markdown: str
+    raw_text: str
+    status: Status
+    attempts: tuple[Attempt, ...]
+    rotation: Rotation
+    tiles: int
+    width: int
+    height: int
+    dpi: float | None
+    tokens: tuple[Token, ...] = field(default=(), repr=False)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """Of the tokens; None where nothing was read."""
+        return of_tokens(self.tokens)
+
+    @property
+    def word_confidences(self) -> list[WordConfidence]:
+        """Of each word of `markdown`; see `confidence.of_words` for those of the page."""
+        return words(self.markdown, self.tokens)
+
+
+async def read_page(page: PageSource, ask: Ask, options: ReadOptions, index: int = 0) -> PageResult:
+    """Read a page.
+
+    Args:
+        page: what to read.
+        ask: what answers.
+        options: how.
+        index: of the page in its file, from 0.
+
+    Raises:
+        RequestError: the page cannot be drawn, or the engine does not take the first request. Of a later
+            request the error is noted as an attempt that failed.
+    """
+    canvas = await page.canvas(options.rotation, None, options.num_crops)
+    answer = await ask(
+        [canvas], options.prompt, max_tokens=options.max_tokens, temperature=options.temperature
+    )
+    start, stop = page_span(answer.text)
+    tokens = tuple(cut(answer.tokens, start, stop))
+    confidence = of_tokens(tokens)
+    attempt = Attempt(
+        "read",
+        options.rotation,
+        1,
+        options.temperature,
+        status_of(answer),
+        None if confidence is None else confidence.average,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+    )
+    return PageResult(
+        index,
+        answer.text[start:stop],
+        answer.text,
+        attempt.status,
+        (attempt,),
+        options.rotation,
+        1,
+        canvas.width,
+        canvas.height,
+        getattr(canvas, "dpi", None),
+        tokens,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+    )
