@@ -72,9 +72,7 @@ def find_dimensions(path: str) -> Dimensions:
     folder = Path(path).expanduser()
     try:
         if not folder.is_dir():
-            from huggingface_hub import hf_hub_download
-
-            folder = Path(hf_hub_download(path, "config.json")).parent
+            folder = _config_folder(path)
         return read_config_json(folder)
     except Exception as error:  # the hub's errors share no base
         raise UsageError(f"--model {path}: no config.json of a Phi-3-vision model there: {error}") from error
@@ -148,13 +146,27 @@ def _cached(repo_id: str) -> Path | None:
 
 
 def _hub_answers(repo_id: str) -> bool:
-    """One short question to the hub."""
+    """Whether the hub has this repository for us."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
-    from huggingface_hub import HfApi
-
     try:
-        HfApi().model_info(repo_id, timeout=_PROBE_TIMEOUT_S)
+        _ask_hub(repo_id)
     except Exception:  # whatever is wrong with the hub, it is not there for us
         return False
     return True
+
+
+def _ask_hub(repo_id: str) -> None:
+    """One short question, which raises what the hub's client raises."""
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(repo_id, timeout=_PROBE_TIMEOUT_S)
+
+
+def _config_folder(repo_id: str) -> Path:
+    """Where the repository's config.json lies in the cache; it is downloaded first if need be."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
+        _ask_hub(repo_id)  # the download would ask a hub that is gone six times, over 23 seconds
+    return Path(hf_hub_download(repo_id, "config.json")).parent
