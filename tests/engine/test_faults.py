@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import httpx
 import openai
 import psutil
 import pytest
-from phi_vision.serving.private_folder import mapped_shared_memory
+from phi_vision.serving.private_folder import PrivateFolder, mapped_shared_memory
 
 from tests.support.pictures import data_url, encoded, image_part, reference_picture, user
 from tests.support.serving import (
@@ -219,26 +220,36 @@ def test_an_engine_that_is_killed_ends_every_request_and_the_server(guarded: Ser
     assert "Traceback" not in guarded.log.split("phi-vision serve: the engine")[1]
 
 
-def test_a_start_that_is_killed_or_stopped_leaves_nothing(tmp_path: Path) -> None:
+def test_a_start_that_is_killed_or_stopped_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the engine loads: killed, only files stay, until the next start; stopped, nothing."""
     with tempfile.TemporaryDirectory() as temporary:
-        env = {"TMPDIR": temporary}
+        folders = [Path(temporary, name) for name in ("killed", "stopped")]
+        for folder in folders:
+            folder.mkdir()
         flags = ("--model", "demo", "--max-model-len", "4096")
-        with starting_server(tmp_path / "killed.txt", *flags, env=env) as killed:
+        with ExitStack() as stack:  # both at once: of a start's processes one works at a time
+            killed, stopped = [
+                stack.enter_context(
+                    starting_server(tmp_path / f"{folder.name}.txt", *flags, env={"TMPDIR": str(folder)})
+                )
+                for folder in folders
+            ]
             family = loading(killed)
             shared = {name for process in family for name in mapped_shared_memory(process.pid)}
             killed.process.kill()
             killed.process.wait()
             assert_gone(family, killed)
             assert shared and not [name for name in shared if Path("/dev/shm", name).exists()]
-        (left,) = Path(temporary).iterdir()
-        with starting_server(tmp_path / "stopped.txt", *flags, env=env) as stopped:
             family = loading(stopped)
-            assert not left.exists()
             stopped.process.send_signal(signal.SIGTERM)
             assert stopped.process.wait(PATIENCE_S) == 0
             assert_gone(family, stopped)
-        assert list(Path(temporary).iterdir()) == []
+        assert [len(list(folder.iterdir())) for folder in folders] == [1, 0]
+        monkeypatch.setenv("VLLM_RPC_BASE_PATH", str(folders[0]))
+        PrivateFolder().remove()  # what the next start does first, and what it does last
+        assert list(folders[0].iterdir()) == []
 
 
 def loading(server: Server) -> list[psutil.Process]:
