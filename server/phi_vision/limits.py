@@ -24,6 +24,9 @@ class Limits(Settings):
     """Each limit is one field and one flag of `phi-vision serve`."""
 
     max_images: int = setting(16, "pictures in one request at most", unit="N", ge=1, le=1000)
+    max_pages: int = setting(
+        64, "pages of the PDF and TIFF files in one request at most", unit="N", ge=1, le=1000
+    )
     max_image_megapixels: float = setting(
         50.0, "pixels of one picture at most, in millions", unit="N", ge=0.01, le=1000
     )

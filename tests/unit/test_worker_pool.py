@@ -123,7 +123,11 @@ def test_a_small_canvas_after_a_large_one_is_its_own(make_pool: Callable[..., Wo
         says('{"size": [40], "key": "k"}'),
         says('{"size": [0, 30], "key": "k"}'),
         says('{"size": [40.5, 30], "key": "k"}'),
-        says('{"size": [40, 30], "key": "k"}'),  # and an empty memory
+        says('{"size": [40, 30], "key": "k"}'),
+        says('{"size": [40, 30], "key": "k", "dpi": NaN}'),
+        says('{"size": [40, 1%s], "key": "k", "dpi": null}' % ("0" * 400)),
+        says('{"pages": 3}'),
+        says('{"size": [40, 30], "key": "k", "dpi": null}'),  # and an empty memory
     ],
 )
 def test_a_worker_that_dies_or_lies_costs_one_picture(
@@ -138,7 +142,7 @@ def test_a_worker_that_dies_or_lies_costs_one_picture(
 def test_a_worker_that_cuts_its_memory_short_crashes_only_itself(
     make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = json.dumps({"size": [40, 30], "key": "k"})
+    answer = json.dumps({"size": [40, 30], "key": "k", "dpi": None})
     program = (
         "import os, sys; sys.stdin.buffer.read(20); memory = int(sys.argv[1]);"
         "os.write(memory, bytes(400_000));"

@@ -22,6 +22,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow's other decoders are rarely looked at
 MAX_ASPECT_RATIO = 100  # of the longer side to the shorter; more is a sliver of less than a patch
 
+_TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 # Each scan of a JPEG costs a pass over all of its pixels, however short it is. Encoders make up to 20.
 MAX_JPEG_SCANS = 32
 _JPEG_START_OF_SCAN, _JPEG_END = 0xDA, 0xD9
@@ -39,15 +41,19 @@ class PictureLimits:
     max_pixels: int
 
 
-def decode(data: bytes, limits: PictureLimits) -> Image.Image:
+def decode(data: bytes, limits: PictureLimits, page: int = 0) -> Image.Image:
     """The picture as RGB, upright, transparency on white; of an animation the first frame.
+
+    Pages, counted from 0, are the frames of a TIFF; any other picture has one.
 
     16-bit greys are scaled to 8 bits by their high byte, as Pillow does with 16-bit colours.
 
     Raises:
-        PictureRefused: another format, too many pixels or scans, too narrow, damaged or truncated.
+        PictureRefused: another format, too many pixels or scans, too narrow, damaged or truncated, or
+            without this page.
     """
     with _opened(data) as opened:
+        _turn_to(opened, page)
         _check_size(opened.width, opened.height, limits)
         if isinstance(opened, JpegImageFile):
             _check_scans(data)
@@ -72,6 +78,31 @@ def read_header(data: bytes) -> tuple[str, int, int]:
                 orientation = Image.Image.getexif(opened).get(ExifTags.Base.Orientation)
         sideways = orientation in (5, 6, 7, 8)
         return opened.format or "", *((height, width) if sideways else (width, height))
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether the file's header says so."""
+    return data.startswith(_TIFF_HEADERS)
+
+
+def count_frames(data: bytes) -> int:
+    """Pages of a TIFF, without decoding them.
+
+    Raises:
+        PictureRefused: another format, or a damaged header.
+    """
+    with _opened(data) as opened:
+        return getattr(opened, "n_frames", 1)
+
+
+def check_aspect(width: float, height: float, name: str) -> None:
+    """Refuse slivers.
+
+    Raises:
+        PictureRefused: the longer side is more than 100 times the shorter one.
+    """
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise PictureRefused(f"{name} is narrower than 1:{MAX_ASPECT_RATIO}")
 
 
 @contextlib.contextmanager
@@ -100,8 +131,18 @@ def _check_size(width: int, height: int, limits: PictureLimits) -> None:
         raise PictureRefused(
             f"{width} x {height} are more than the {limits.max_pixels / 1e6:g} megapixels taken here"
         )
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise PictureRefused(f"{width} x {height} is narrower than 1:{MAX_ASPECT_RATIO}")
+    check_aspect(width, height, f"{width} x {height}")
+
+
+def _turn_to(opened: Image.Image, page: int) -> None:
+    if page == 0:
+        return
+    try:
+        if opened.format != "TIFF":
+            raise EOFError
+        opened.seek(page)
+    except EOFError:
+        raise PictureRefused(f"it has no page {page + 1}") from None
 
 
 def _check_scans(data: bytes) -> None:

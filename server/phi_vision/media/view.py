@@ -30,3 +30,7 @@ class PageView:
     page: int = 0
     rotation: Rotation = 0
     region: Region | None = None
+
+
+WHOLE = Region(0, 0, 1, 1)
+FIRST_PAGE = PageView()

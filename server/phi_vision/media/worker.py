@@ -1,8 +1,10 @@
-"""The process that draws canvases of strangers' pictures, one at a time. `worker_pool` starts it.
+"""The process that draws canvases of strangers' pictures and pages, one at a time. `worker_pool` starts it.
 
-On its standard input: a line of JSON, `{"bytes": n, "most": crops, "adaptive": bool}`, and the file. On its
-standard output: a line of JSON, `{"size": [width, height], "key": digest}`, or `{"refused": reason}`. The
-canvas itself is written to a file descriptor that it inherits, memory shared with the server.
+On its standard input: a line of JSON, `{"bytes": n, "most": crops, "adaptive": bool, "page": n, "rotation":
+degrees, "region": shares or null}`, and the file. On its standard output: a line of JSON, `{"size": [width,
+height], "key": digest, "dpi": dpi or null}`, or `{"refused": reason}`. The canvas itself is written to a
+file descriptor that it inherits, memory shared with the server. A line `{"bytes": n, "count": true}` is
+answered by `{"pages": n}`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from typing import Any
 
 from PIL import Image
 
-from phi_vision.media.decode import PictureLimits, PictureRefused, decode
-from phi_vision.model.canvas import MAX_CANVAS_BYTES, draw_canvas, planes
+from phi_vision.media.decode import PictureLimits, PictureRefused
+from phi_vision.media.pages import count_pages, draw
+from phi_vision.media.view import PageView, Region
+from phi_vision.model.canvas import MAX_CANVAS_BYTES, planes
 from phi_vision.model.crops import CropLimit
 
 BASE_BYTES = 256 << 20  # address space of Python and the decoders
@@ -40,8 +44,13 @@ def serve(memory: int, limits: PictureLimits, picture_s: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, picture_s + 1)
         request = json.loads(line)
         data = requests.read(request["bytes"])
+        answer: dict[str, Any]
         try:
-            answer = _draw(memory, data, CropLimit(request["most"], request["adaptive"]), limits)
+            if request.get("count"):
+                answer = {"pages": count_pages(data)}
+            else:
+                limit = CropLimit(request["most"], request["adaptive"])
+                answer = _draw(memory, data, _view(request), limit, limits)
         except (PictureRefused, MemoryError) as error:
             answer = {"refused": str(error) or "decoding it needs too much memory"}
         answers.write(json.dumps(answer).encode() + b"\n")
@@ -49,11 +58,20 @@ def serve(memory: int, limits: PictureLimits, picture_s: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _draw(memory: int, data: bytes, limit: CropLimit, limits: PictureLimits) -> dict[str, Any]:
-    picture = decode(data, limits)
-    num_crops = limit.num_crops(picture.width, picture.height)
-    _write(memory, draw_canvas(picture, num_crops))
-    return {"size": picture.size, "key": f"{hashlib.sha256(data).hexdigest()}-{num_crops}"}
+def _view(request: dict[str, Any]) -> PageView:
+    region = request["region"]
+    return PageView(request["page"], request["rotation"], Region(*region) if region else None)
+
+
+def _draw(
+    memory: int, data: bytes, view: PageView, limit: CropLimit, limits: PictureLimits
+) -> dict[str, Any]:
+    drawing = draw(data, view, limit, limits)
+    _write(memory, drawing.canvas)
+    key = f"{hashlib.sha256(data).hexdigest()}-{drawing.num_crops}"
+    if view != PageView():
+        key += f"-{view.page}-{view.rotation}-{','.join(map(repr, view.region or ()))}"
+    return {"size": [drawing.width, drawing.height], "key": key, "dpi": drawing.dpi}
 
 
 def _write(memory: int, canvas: Image.Image) -> None:

@@ -17,20 +17,24 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 import numpy as np
 
 from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.fair_share import DecodeShare
+from phi_vision.media.pages import may_have_pages
+from phi_vision.media.view import FIRST_PAGE, PageView
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit
 from phi_vision.model.geometry import crop_grid
 
 _PIPE_BYTES = 1 << 20
 _MAX_ANSWER_BYTES = 10_000
+_MAX_NUMBER = 1 << 31  # in an answer
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG")
 
 logger = logging.getLogger("vllm.phi_vision.worker_pool")
@@ -38,13 +42,13 @@ logger = logging.getLogger("vllm.phi_vision.worker_pool")
 
 @dataclass(eq=False)
 class _Job:
-    """A picture that waits for a worker."""
+    """A file that waits for a worker."""
 
     data: bytes
-    limit: CropLimit
+    ask: Callable[[_Worker, bytes], Any]  # what the worker is to do with it
     share: DecodeShare
     turn: int
-    done: Future[Canvas] = field(default_factory=Future)
+    done: Future[Any] = field(default_factory=Future)
 
 
 class WorkerPool:
@@ -74,20 +78,41 @@ class WorkerPool:
         with self._lock:
             self._idle = [worker or self._start() for worker in self._idle]
 
-    async def draw(self, data: bytes, limit: CropLimit, share: DecodeShare | None = None) -> Canvas:
-        """The canvas of the picture in a file, see `decode` and `draw_canvas`.
+    async def draw(
+        self, data: bytes, limit: CropLimit, share: DecodeShare | None = None, view: PageView = FIRST_PAGE
+    ) -> Canvas:
+        """The canvas of a picture or of a page of a file, see `pages.draw`.
 
         Args:
             data: the file.
             limit: the most crops it may get.
             share: of the request that the picture belongs to; without, it is a request of its own.
+            view: what of the file is drawn.
 
         Raises:
             PictureRefused: it is not taken, its decoder crashed, or the request's time is spent.
         """
+        canvas: Canvas = await self._run(data, lambda worker, data: worker.draw(data, limit, view), share)
+        return canvas
+
+    async def count_pages(self, data: bytes, share: DecodeShare | None = None) -> int:
+        """How many pages a file has: a PDF's pages, a TIFF's frames, one of any other picture.
+
+        Only PDF and TIFF files are looked at. It costs little however many there are.
+
+        Raises:
+            PictureRefused: as `draw`.
+        """
+        if not may_have_pages(data):
+            return 1
+        count: int = await self._run(data, lambda worker, data: worker.count_pages(data), share)
+        return count
+
+    async def _run(self, data: bytes, ask: Callable[[_Worker, bytes], Any], share: DecodeShare | None) -> Any:
+        """Give a file to a worker when it is its turn."""
         share = share or self.share()
         with self._lock:
-            job = _Job(data, limit, share, share.take_turn(self._turn))
+            job = _Job(data, ask, share, share.take_turn(self._turn))
             self._waiting.append(job)
         self._threads.submit(self._draw_next)
         try:
@@ -121,7 +146,7 @@ class WorkerPool:
         except BaseException as error:
             job.done.set_exception(error)
 
-    def _draw(self, job: _Job) -> Canvas:
+    def _draw(self, job: _Job) -> Any:
         share = job.share
         too_slow = PictureRefused(
             f"the pictures of this request took longer than {share.limit_s:g} s to decode"
@@ -131,7 +156,7 @@ class WorkerPool:
         worker = self._take()
         try:
             with share.at_work(worker.process):
-                return worker.draw(job.data, job.limit)
+                return job.ask(worker, job.data)
         except (OSError, EOFError) as error:
             code = worker.end()
             if share.spent:
@@ -198,29 +223,42 @@ class _Worker:
             self.end()
         return not self._ended
 
-    def draw(self, data: bytes, limit: CropLimit) -> Canvas:
+    def draw(self, data: bytes, limit: CropLimit, view: PageView) -> Canvas:
         """Have it draw one canvas.
 
         Raises:
             PictureRefused: as the worker says.
             OSError, EOFError: it has died, or does not do what it should.
         """
-        requests, answers = self.process.stdin, self.process.stdout
-        assert requests is not None and answers is not None  # both are pipes
-        header = {"bytes": len(data), "most": limit.most, "adaptive": limit.adaptive}
-        requests.write(json.dumps(header).encode() + b"\n")
-        requests.write(data)
-        requests.flush()
-        answer = _parsed(answers.readline(_MAX_ANSWER_BYTES))
-        if "refused" in answer:
-            raise PictureRefused(str(answer["refused"]))
+        header = {"most": limit.most, "adaptive": limit.adaptive, **asdict(view)}
+        answer = self._ask(header, data)
+        if "size" not in answer:
+            raise EOFError
         width, height = answer["size"]
         num_crops = limit.num_crops(width, height)
         grid = crop_grid(width, height, num_crops)
         pixels = np.empty((3, grid.height, grid.width), np.uint8)
         if os.preadv(self._memory.fileno(), [pixels.data], 0) < pixels.nbytes:
             raise EOFError
-        return Canvas(pixels, width, height, num_crops, answer["key"])
+        return Canvas(pixels, width, height, num_crops, answer["key"], answer["dpi"])
+
+    def count_pages(self, data: bytes) -> int:
+        """Have it count the pages of a file; raises as `draw` does."""
+        answer = self._ask({"count": True}, data)
+        if "pages" not in answer:
+            raise EOFError
+        return int(answer["pages"])
+
+    def _ask(self, header: dict[str, Any], data: bytes) -> dict[str, Any]:
+        requests, answers = self.process.stdin, self.process.stdout
+        assert requests is not None and answers is not None  # both are pipes
+        requests.write(json.dumps({"bytes": len(data), **header}).encode() + b"\n")
+        requests.write(data)
+        requests.flush()
+        answer = _parsed(answers.readline(_MAX_ANSWER_BYTES))
+        if "refused" in answer:
+            raise PictureRefused(str(answer["refused"]))
+        return answer
 
     def end(self) -> int:
         """Kill it and let go of what it had; its exit code."""
@@ -248,6 +286,16 @@ def _parsed(line: bytes) -> dict[str, Any]:
         match json.loads(line):
             case {"refused": str()} as answer:
                 return answer
-            case {"size": [int(width), int(height)], "key": str()} as answer if width > 0 and height > 0:
+            case {"pages": int(pages)} as answer if 0 < pages < _MAX_NUMBER:
+                return answer
+            case {
+                "size": [int(width), int(height)],
+                "key": str(),
+                "dpi": None | float() as dpi,
+            } as answer if (
+                0 < width < _MAX_NUMBER
+                and 0 < height < _MAX_NUMBER
+                and (dpi is None or 0 < dpi < _MAX_NUMBER)
+            ):
                 return answer
     raise EOFError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from phi_vision.model.geometry import CROP_PX, canvas_tokens, crop_grid
+from phi_vision.model.geometry import CROP_PX, CropGrid, canvas_tokens, crop_grid
 from phi_vision.spec import PHI_3_5_VISION
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ class Canvas:
     """A picture on its canvas, and what is known of it."""
 
     pixels: np.ndarray = field(repr=False)  # uint8, (3, H, W), H and W multiples of 336
-    width: int  # pixels of the upright picture
+    width: int  # pixels of the upright picture, or of the part seen; of a PDF page at full crops
     height: int
     num_crops: int  # the most that it was allowed
-    key: str  # equal for equal files at equal `num_crops`
+    key: str  # equal for equal views of equal files at equal `num_crops`
+    dpi: float | None = None  # resolution of `width` x `height`, where it is known
 
     @property
     def num_image_tokens(self) -> int:
@@ -60,6 +61,11 @@ def draw_canvas(image: Image.Image, num_crops: int) -> Image.Image:
         resized = resized.transpose(Image.Transpose.TRANSPOSE)
     else:
         resized = rgb.resize((grid.resized_width, grid.resized_height), Image.Resampling.BILINEAR)
+    return pad(resized, grid)
+
+
+def pad(resized: Image.Image, grid: CropGrid) -> Image.Image:
+    """A picture of the grid's `resized_width` x `resized_height`, RGB, with the grid's white padding."""
     canvas = Image.new("RGB", (grid.width, grid.height), "white")
     canvas.paste(resized, (grid.left, grid.top))
     return canvas

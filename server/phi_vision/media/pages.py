@@ -1,0 +1,103 @@
+"""One page of any file, drawn onto its canvas: pictures, frames of TIFF files, pages of PDF files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from phi_vision.media import decode, pdf
+from phi_vision.media.decode import PictureLimits, PictureRefused
+from phi_vision.media.view import WHOLE, PageView, Region
+from phi_vision.model.canvas import draw_canvas, pad
+from phi_vision.model.crops import CropLimit
+from phi_vision.model.geometry import crop_grid
+from phi_vision.spec import PHI_3_5_VISION
+
+_TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
+_UNITS_PER_INCH = 7200  # sizes of PDF pages in hundredths of a point: geometry takes whole numbers
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a worker has drawn: see `model.canvas.Canvas`, which the server makes of it."""
+
+    canvas: Image.Image
+    width: int
+    height: int
+    num_crops: int
+    dpi: float | None
+
+
+def may_have_pages(data: bytes) -> bool:
+    """Whether the file is of a format that can have several; `count_pages` tells of others without a look."""
+    return pdf.is_pdf(data) or decode.is_tiff(data)
+
+
+def count_pages(data: bytes) -> int:
+    """Pages of a PDF, frames of a TIFF, one of any other picture: animations show their first.
+
+    Raises:
+        PictureRefused: a PDF or TIFF that cannot be opened.
+    """
+    if pdf.is_pdf(data):
+        return pdf.count_pages(data)
+    return decode.count_frames(data) if decode.is_tiff(data) else 1
+
+
+def draw(data: bytes, view: PageView, limit: CropLimit, limits: PictureLimits) -> Drawing:
+    """Draw what `view` shows of the file onto its crop grid.
+
+    A PDF page is rendered at the resolution of the grid. Its size in pixels, which decides about the grid,
+    is the size that it has at full crops, whatever `limit` is.
+
+    Raises:
+        PictureRefused: the file cannot be read, or has no such page or part.
+    """
+    left, top, right, bottom = view.region or WHOLE
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise PictureRefused("the part of it that is asked for is empty")
+    return _draw_pdf(data, view, limit) if pdf.is_pdf(data) else _draw_picture(data, view, limit, limits)
+
+
+def _draw_picture(data: bytes, view: PageView, limit: CropLimit, limits: PictureLimits) -> Drawing:
+    picture = decode.decode(data, limits, view.page)
+    if view.rotation:
+        picture = picture.transpose(_TURNS[view.rotation])
+    if view.region is not None:
+        picture = picture.crop(_pixels(view.region, *picture.size))
+    num_crops = limit.num_crops(*picture.size)
+    return Drawing(draw_canvas(picture, num_crops), *picture.size, num_crops, _dpi(picture))
+
+
+def _draw_pdf(data: bytes, view: PageView, limit: CropLimit) -> Drawing:
+    with pdf.opened_page(data, view.page) as page:
+        inches = (page.width_inches, page.height_inches)
+        decode.check_aspect(*inches, f"page {view.page + 1} of {inches[0]:.3g} x {inches[1]:.3g} inches")
+        if view.rotation in (90, 270):
+            inches = inches[::-1]
+        if view.region is not None:
+            left, top, right, bottom = view.region
+            inches = inches[0] * (right - left), inches[1] * (bottom - top)
+        across, down = (max(1, round(side * _UNITS_PER_INCH)) for side in inches)
+        full = crop_grid(across, down, PHI_3_5_VISION.num_crops)
+        width, height = full.resized_width, full.resized_height
+        num_crops = limit.num_crops(width, height)
+        grid = crop_grid(width, height, num_crops)
+        rendered = page.render(grid.resized_width, grid.resized_height, view.rotation, view.region)
+    return Drawing(pad(rendered, grid), width, height, num_crops, max(width, height) / max(inches))
+
+
+def _pixels(region: Region, width: int, height: int) -> tuple[int, int, int, int]:
+    """The region in whole pixels, at least one."""
+    left, top = min(round(region.left * width), width - 1), min(round(region.top * height), height - 1)
+    return left, top, max(left + 1, round(region.right * width)), max(top + 1, round(region.bottom * height))
+
+
+def _dpi(picture: Image.Image) -> float | None:
+    """Of the file, where it gives one that is the same in both directions."""
+    try:
+        across, down = (float(value) for value in picture.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return across if 1 <= across <= 10_000 and round(across) == round(down) else None
