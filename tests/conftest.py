@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from tests.support.other_settings import running_other, write_trap
 from tests.support.serving import PATIENCE_S, Server, starting_server
 from tests.support.stub_server import StubServer, running_stub
 
@@ -38,6 +40,19 @@ def server(server_at_start: Server) -> Server:
     """The demo model on the real engine, with a context small enough to overflow."""
     server_at_start.wait_until_ready()
     return server_at_start
+
+
+@pytest.fixture(scope="session")
+def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with remote code that must not run."""
+    return write_trap(tmp_path_factory.mktemp("trap") / "model")
+
+
+@pytest.fixture(scope="session")
+def other(trap: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A second engine, with other settings. The last test of `test_faults` ends it."""
+    with running_other(tmp_path_factory.mktemp("other"), trap) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -20,36 +20,19 @@ import psutil
 import pytest
 from phi_vision.serving.private_folder import PrivateFolder, mapped_shared_memory
 
+from tests.support.other_settings import KEY, KEY_IN_FILE
 from tests.support.pictures import data_url, encoded, image_part, reference_picture, user
 from tests.support.serving import (
     PATIENCE_S,
     Server,
     children,
     eventually,
-    running_server,
     starting_server,
 )
 
 pytestmark = pytest.mark.slow
 
-KEY = "a-key-that-no-log-may-hold"
 PHOTO = reference_picture(64, 48, 0)
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A key from a file, loopback allowed for pictures, and all that vLLM can log."""
-    folder = tmp_path_factory.mktemp("guarded")
-    (folder / "keys").write_text(f"{KEY}\n")
-    with running_server(
-        folder / "log.txt",
-        *("--model", "demo", "--max-model-len", "16384"),
-        *("--dtype", "float32"),  # equal answers in batches of different shapes
-        *("--allow-private-media", "127.0.0.0/8", "--media-timeout-s", "600"),
-        *("--api-key-file", str(folder / "keys")),
-        *("--enable-log-requests", "--enable-log-outputs", "--log-level", "debug"),
-    ) as running:
-        yield running
 
 
 @dataclass(frozen=True)
@@ -90,9 +73,9 @@ def picture_host() -> Iterator[PictureHost]:
 
 
 def long_stream(client: openai.OpenAI) -> Any:
-    """An answer as long as the context."""
+    """An answer that is not over soon."""
     return client.chat.completions.create(
-        model="phi-3.5-vision",
+        model="eyes",
         messages=[user(image_part(PHOTO, "low"), "go on")],
         max_tokens=16000,
         stream=True,
@@ -105,18 +88,20 @@ def metric(server: Server, name: str) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
 
 
-def caption(client: openai.OpenAI, part: dict[str, Any]) -> Any:
-    return client.chat.completions.create(model="phi-3.5-vision:caption", messages=[user(part)], max_tokens=8)
+def caption(client: openai.OpenAI, part: dict[str, Any], salt: str = "none") -> Any:
+    return client.chat.completions.create(
+        model="eyes:caption", messages=[user(part)], max_tokens=8, extra_body={"cache_salt": salt}
+    )
 
 
-def test_a_picture_from_an_allowed_private_host(guarded: Server, picture_host: PictureHost) -> None:
+def test_a_picture_from_an_allowed_private_host(other: Server, picture_host: PictureHost) -> None:
     part = {"type": "image_url", "image_url": {"url": f"{picture_host.url}/x", "detail": "low"}}
-    by_url = caption(guarded.client(KEY), part)
-    by_data = caption(guarded.client(KEY), image_part(PHOTO, "low"))
+    by_url = caption(other.client(KEY), part, salt="a")  # both computed in whole, so equal
+    by_data = caption(other.client(KEY_IN_FILE), image_part(PHOTO, "low"), salt="b")
     assert by_url.choices[0].message.content == by_data.choices[0].message.content
 
 
-def test_no_key_and_no_picture_in_the_log(guarded: Server) -> None:
+def test_no_key_and_no_picture_in_the_log(other: Server) -> None:
     picture = encoded(reference_picture(200, 150, seed=9))
     raw = base64.b64encode(picture).decode()
     url = data_url(picture)
@@ -130,7 +115,7 @@ def test_no_key_and_no_picture_in_the_log(guarded: Server) -> None:
             "max_output_tokens": 2,
         },
         "/v1/messages": {
-            "model": "phi-3.5-vision",
+            "model": "eyes",
             "max_tokens": 2,
             "messages": [
                 {
@@ -147,42 +132,42 @@ def test_no_key_and_no_picture_in_the_log(guarded: Server) -> None:
     }
     for path, body in bodies.items():
         answer = httpx.post(
-            guarded.url + path, json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S
+            other.url + path, json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S
         )
         assert answer.status_code == 200, (path, answer.text[:500])
         broken = httpx.post(
-            guarded.url + path,
+            other.url + path,
             content=repr(body).encode(),
             headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
             timeout=PATIENCE_S,
         )
         assert 400 <= broken.status_code < 500
     wrong_key = httpx.post(
-        guarded.url + "/v1/chat/completions",
+        other.url + "/v1/chat/completions",
         json={},
         headers={"Authorization": "Bearer wrong-key-1234"},
         timeout=PATIENCE_S,
     )
     assert wrong_key.status_code == 401
-    log = guarded.log
+    log = other.log
     assert "a text to find" in log  # full request logging is on: the search below means something
-    assert KEY not in log and "wrong-key-1234" not in log
+    assert not [key for key in (KEY, KEY_IN_FILE, "wrong-key-1234") if key in log]
     assert not [raw[i : i + 100] for i in range(0, len(raw) - 100, 50) if raw[i : i + 100] in log]
 
 
-def test_a_client_that_goes_frees_the_engine(guarded: Server) -> None:
-    stream = long_stream(guarded.client(KEY))
+def test_a_client_that_goes_frees_the_engine(other: Server) -> None:
+    stream = long_stream(other.client(KEY))
     next(iter(stream))
-    eventually(lambda: metric(guarded, "vllm:num_requests_running") == 1)
+    eventually(lambda: metric(other, "vllm:num_requests_running") == 1)
     stream.close()
-    eventually(lambda: metric(guarded, "vllm:num_requests_running") == 0)
-    eventually(lambda: metric(guarded, "vllm:kv_cache_usage_perc") == 0)
+    eventually(lambda: metric(other, "vllm:num_requests_running") == 0)
+    eventually(lambda: metric(other, "vllm:kv_cache_usage_perc") == 0)
 
 
 def test_an_image_host_that_stalls_holds_up_only_its_own_request(
-    guarded: Server, picture_host: PictureHost
+    other: Server, picture_host: PictureHost
 ) -> None:
-    client = guarded.client(KEY)
+    client = other.client(KEY)
     stalled = {"type": "image_url", "image_url": {"url": f"{picture_host.url}/stall"}}
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(caption, client, stalled)
@@ -195,11 +180,11 @@ def test_an_image_host_that_stalls_holds_up_only_its_own_request(
     assert isinstance(error, openai.BadRequestError) and error.param == "messages[0].content[0].image_url"
 
 
-def test_an_engine_that_is_killed_ends_every_request_and_the_server(guarded: Server) -> None:
-    """The last test of this server."""
-    client = guarded.client(KEY)
-    family = psutil.Process(guarded.process.pid).children(recursive=True)
-    (engine,) = children(guarded.process.pid, "EngineCore", recursive=True)
+def test_an_engine_that_is_killed_ends_every_request_and_the_server(other: Server) -> None:
+    """The last test of this server, with those of `test_custom_settings` before it."""
+    client = other.client(KEY)
+    family = psutil.Process(other.process.pid).children(recursive=True)
+    (engine,) = children(other.process.pid, "EngineCore", recursive=True)
     streams = [iter(long_stream(client)) for _ in range(3)]
     for stream in streams:
         next(stream)
@@ -210,14 +195,14 @@ def test_an_engine_that_is_killed_ends_every_request_and_the_server(guarded: Ser
 
     with ThreadPoolExecutor(4) as threads:
         whole = threads.submit(fails, lambda: list(long_stream(client)))
-        eventually(lambda: metric(guarded, "vllm:num_requests_running") == 4)
+        eventually(lambda: metric(other, "vllm:num_requests_running") == 4)
         engine.kill()
         for end in [whole, *(threads.submit(fails, lambda s=stream: list(s)) for stream in streams)]:
             end.result()
-    assert guarded.process.wait(PATIENCE_S) == 3  # a supervisor starts it again
-    assert_gone(family, guarded)
-    assert "phi-vision serve: the engine's process died" in guarded.log
-    assert "Traceback" not in guarded.log.split("phi-vision serve: the engine")[1]
+    assert other.process.wait(PATIENCE_S) == 3  # a supervisor starts it again
+    assert_gone(family, other)
+    assert "phi-vision serve: the engine's process died" in other.log
+    assert "Traceback" not in other.log.split("phi-vision serve: the engine")[1]
 
 
 def test_a_start_that_is_killed_or_stopped_leaves_nothing(

@@ -1,4 +1,4 @@
-"""The plan beside what the engine says; `test_other_settings` holds it against another engine."""
+"""The plan beside what the engine says; `test_custom_settings` holds it against another engine."""
 
 from __future__ import annotations
 
