@@ -166,7 +166,7 @@ def test_a_worker_that_hangs_costs_the_time_of_one_request(
 
     refusals = asyncio.run(pictures_of_one_request())
     assert {str(refusal) for refusal in refusals} == {
-        "the pictures of this request took longer than 0.5 s to decode"
+        "the pictures of this request took longer than 0.5 s to draw; send fewer of them"
     }
     pool._request_s = 60  # a worker's start alone may take long on a busy machine
     assert is_good(draw(pool, encoded(GOOD)))

@@ -1,7 +1,7 @@
 """Pages of PDF files, rendered by pdfium. Runs in a worker process, which may die of it.
 
-No form environment is set up, so neither JavaScript nor XFA runs; what filled-in fields show is drawn from
-the file's own appearance streams, as other annotations are.
+No form environment is set up, and pdfium is built without JavaScript and XFA. Fields are drawn with what the
+file says that they show.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class PdfPage:
         self._page = page
         self.width_inches = page.get_width() / _POINTS_PER_INCH
         self.height_inches = page.get_height() / _POINTS_PER_INCH
+        if not (self.width_inches > 0 and self.height_inches > 0):
+            raise PictureRefused("the crop box of its page is empty; remove it")
 
     def render(
         self, width: int, height: int, rotation: Rotation = 0, region: Region | None = None
@@ -90,9 +92,35 @@ def opened_page(data: bytes, page: int) -> Iterator[PdfPage]:
         if page >= len(document):
             raise PictureRefused(f"it has no page {page + 1}, only {len(document)}")
         try:
-            yield PdfPage(document[page])
+            yield PdfPage(_with_fields(document, page))
         except pypdfium2.PdfiumError as error:
             raise PictureRefused(f"its page {page + 1} is damaged; save the PDF anew") from error
+
+
+def _with_fields(document: pypdfium2.PdfDocument, number: int) -> pypdfium2.PdfPage:
+    """The page, its fields made part of its contents: without a form environment pdfium leaves them out."""
+    from pypdfium2 import raw
+
+    page = document[number]
+    if not _has_fields(page):
+        return page
+    # Annotations that come without an appearance get one when they are drawn for the first time.
+    PdfPage(page).render(1, 1)
+    raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY)
+    page.close()
+    return document[number]
+
+
+def _has_fields(page: pypdfium2.PdfPage) -> bool:
+    from pypdfium2 import raw
+
+    for number in range(raw.FPDFPage_GetAnnotCount(page)):
+        annotation = raw.FPDFPage_GetAnnot(page, number)
+        kind = raw.FPDFAnnot_GetSubtype(annotation)
+        raw.FPDFPage_CloseAnnot(annotation)
+        if kind == raw.FPDF_ANNOT_WIDGET:
+            return True
+    return False
 
 
 @contextlib.contextmanager

@@ -149,7 +149,7 @@ class WorkerPool:
     def _draw(self, job: _Job) -> Any:
         share = job.share
         too_slow = PictureRefused(
-            f"the pictures of this request took longer than {share.limit_s:g} s to decode"
+            f"the pictures of this request took longer than {share.limit_s:g} s to draw; send fewer of them"
         )
         if share.spent:
             raise too_slow
@@ -163,7 +163,7 @@ class WorkerPool:
                 raise too_slow from error
             # The file itself is not logged: it is the client's.
             logger.warning("a picture worker ended with %s; another will start", code)
-            raise PictureRefused("its decoder crashed or ran out of memory") from error
+            raise PictureRefused("its decoder crashed or ran out of memory; save it anew") from error
         finally:
             if share.spent:  # it may have been killed just when it was done
                 worker.end()
