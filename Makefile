@@ -5,6 +5,7 @@ VENV   ?= .venv
 BENCH  ?= .bench-venv
 IMAGE  ?= phi-vision
 ARGS   ?=
+WORKERS ?= 2
 
 # cuda where an NVIDIA driver answers, else cpu; override with ACCEL=cuda|cpu
 ACCEL  ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
@@ -52,16 +53,19 @@ install: $(STAMP)  ## set up the virtual environment (ACCEL=cuda|cpu)
 serve: $(STAMP)  ## serve the model; flags go in ARGS="--port 8123 ..."
 	@exec $(BIN)/phi-vision serve $(ARGS)
 
+# Two at a time: while one test waits for an engine that starts or answers, another runs. Each may hold an engine.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
 test: $(STAMP)  ## lint, types and the tests, the real engine included
 	@$(MAKE) --no-print-directory lint type
-	$(BIN)/python -m pytest -m "not full" $(ARGS)
+	$(PYTEST) -m "not full" $(ARGS)
 
 test-fast: $(STAMP)  ## only the tests that start no engine
-	$(BIN)/python -m pytest -m "not engine and not full" $(ARGS)
+	$(PYTEST) -m "not engine and not full" $(ARGS)
 
 test-all: $(STAMP)  ## `make test`, and load generation, a small training and more fuzzing, with coverage: what CI runs
 	@$(MAKE) --no-print-directory lint type
-	FUZZ_FACTOR=5 $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	FUZZ_FACTOR=5 $(PYTEST) --cov --cov-report=term $(ARGS)
 
 # What the documentation is generated with: `make docs` writes, `make lint` checks.
 DOCUMENTATION = PYTHONPATH=server:. $(BIN)/python -m documentation

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.other_settings import running_other, write_trap
-from tests.support.serving import PATIENCE_S, Server, starting_server
+from tests.support.serving import PATIENCE_S, Server, running_server
 from tests.support.stub_server import StubServer, running_stub
 
 # By default httpx gives up after five seconds, which any answer may take on a busy machine.
@@ -20,26 +22,13 @@ _patience.connect = _patience.read = _patience.write = _patience.pool = PATIENCE
 
 
 @pytest.fixture(scope="session")
-def server_at_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The demo model on the real engine, with a context small enough to overflow."""
     log_path = tmp_path_factory.mktemp("server") / "log.txt"
     flags = ["--model", "demo", "--max-model-len", "16384", "--max-images", "6"]
     flags += ["--dtype", "float32"]  # so that batches of different shapes give equal answers
-    with starting_server(log_path, *flags) as starting:
-        yield starting
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _start_early(request: pytest.FixtureRequest) -> None:
-    """The engine of most tests starts while those without one run."""
-    if any("server" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("server_at_start")
-
-
-@pytest.fixture(scope="session")
-def server(server_at_start: Server) -> Server:
-    """The demo model on the real engine, with a context small enough to overflow."""
-    server_at_start.wait_until_ready()
-    return server_at_start
+    with running_server(log_path, *flags) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +58,24 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs an engine, so that `make test-fast` can leave it out, and let it come last."""
+    """Mark what needs an engine, so that `make test-fast` can leave it out, and let it come first."""
     for item in items:
         if {"server", "client"} & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slow"):
             item.add_marker("engine")
-    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+
+
+class SharedServers(LoadScopeScheduling):
+    """Gives each process of pytest-xdist the tests that share a server, else those of a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        for servers, places in {"engine": ("/engine/", "/test_demo.py"), "stub": ("/http/",)}.items():
+            if any(place in file for place in places):
+                return servers
+        return file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedServers:
+    return SharedServers(config, log)

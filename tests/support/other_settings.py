@@ -7,14 +7,14 @@ import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import torch
 from phi_vision.planning.checkpoint import DEMO_FOLDER
+from phi_vision.planning.hardware import this_machine
 
 from tests.support.serving import Server, running_server
 
 KEY = "a-key-that-no-log-may-hold"
 KEY_IN_FILE = "a-key-in-a-file"
-KV_DTYPE = "fp8_e4m3" if torch.cpu._is_avx512_supported() else "bf16"  # vLLM's own condition on a CPU
+KV_DTYPE = "fp8_e4m3" if this_machine().has_avx512 else "bf16"
 
 
 def write_trap(folder: Path) -> Path:

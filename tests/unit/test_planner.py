@@ -143,6 +143,8 @@ def test_flags_for_vllm_restrict_the_choice() -> None:
     plan = chosen(H100, *limits).plan
     assert (plan.max_num_seqs, plan.max_num_batched_tokens, plan.pictures_at_once) == (4, 4096, 4)
     assert chosen(H100, "--kv-cache-memory-bytes", str(50 * GIB)).plan.kv_available_bytes == 50 * GIB
+    with pytest.raises(UsageError, match="--kv-cache-dtype fp8 does not run on x86_64"):
+        chosen(replace(CPU, has_avx512=False), "--kv-cache-dtype", "fp8")
     with pytest.raises(UsageError, match="--kv-cache-dtype fp8 does not run on NVIDIA A10"):
         chosen(A10, "--kv-cache-dtype", "fp8")  # refused below 8.9
     wide, plain = chosen(H100, "--dtype", "float32", max_model_len=4096).plan, chosen(H100).plan

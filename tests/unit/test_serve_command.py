@@ -15,7 +15,7 @@ from phi_vision.cli import serve
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning.checkpoint import DEMO_FOLDER
-from phi_vision.planning.hardware import Device
+from phi_vision.planning.hardware import Device, this_machine
 from phi_vision.serving import startup
 
 from tests.support.launch import A10, launch
@@ -115,7 +115,8 @@ def test_what_cannot_be_planned_is_refused_before_anything_is_loaded(tmp_path: P
     done = run("--model", str(tmp_path), "--port", "0")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "does not fit" in done.stderr
-    assert "longest context" in done.stderr and "fp8_e4m3" in done.stderr
+    assert "longest context" in done.stderr
+    assert ("fp8_e4m3" in done.stderr) is this_machine().has_avx512
     assert not done.stdout
 
 

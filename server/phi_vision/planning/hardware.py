@@ -27,6 +27,7 @@ class Device:
     memory_bytes: int
     capability: tuple[int, int] | None = None  # CUDA compute capability
     free_bytes: int | None = None  # of its memory, now; None: all of it
+    has_avx512: bool = True  # of a CPU
 
     @property
     def attention_backend(self) -> str:
@@ -126,9 +127,16 @@ def _processor(kind: str) -> Device:
     """The CPU with the memory that this process may use."""
     total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     total_bytes = min([total_bytes, *_container_limits()])
-    return Device(
-        kind, platform.processor() or platform.machine(), total_bytes, free_bytes=_free_bytes(total_bytes)
-    )
+    name = platform.processor() or platform.machine()
+    return Device(kind, name, total_bytes, free_bytes=_free_bytes(total_bytes), has_avx512=_has_avx512())
+
+
+def _has_avx512() -> bool:
+    """Whether the processor has the instructions that vLLM's kernels for an fp8 KV cache are written in."""
+    try:
+        return " avx512f" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
 
 
 def _container_limits() -> list[int]:

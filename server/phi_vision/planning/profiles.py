@@ -52,7 +52,7 @@ class Precision:
         bfloat16, which begins at 8.0), `triton_attn.py` and `cpu_attn.py` (the KV dtypes of each).
         """
         if device.kind == "cpu":
-            return self.weights == "bf16" and self.kv_dtype in ("bf16", "fp8_e4m3")
+            return self == PUBLISHED or (self == Precision("bf16", "fp8_e4m3") and device.has_avx512)
         if self == PUBLISHED:
             return True
         needed = max(_WEIGHTS_CAPABILITY.get(self.weights, (7, 5)), _KV_CAPABILITY.get(self.kv_dtype, (7, 5)))
