@@ -182,28 +182,31 @@ class Worker:
         self.killed.set()
 
 
-def test_two_workers_for_one_request_take_its_time_twice_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_for_one_request_take_its_time_twice_as_fast() -> None:
     now = 0.0
-    waits: list[float] = []
-
-    class Timer(threading.Timer):
-        def start(self) -> None:  # never by itself
-            waits.append(self.interval)
-
-    monkeypatch.setattr(threading, "Timer", Timer)
     share = DecodeShare(20, lambda: now)
     first: Any = Worker()
     second: Any = Worker()
     with share.at_work(first):
         now = 8.0
+        assert share.enforce(most_workers=4) == 3
         with share.at_work(second):
             now = 10.0
-        assert waits == [20, 6, 8]
-        share._time_is_up()  # woken too early
-        now = 18.0
+            assert share.enforce(most_workers=4) == 2
+        now = 17.9
+        assert 0 < share.enforce(most_workers=4) < 0.1
         assert not share.spent and not first.killed.is_set()
-        share._time_is_up()
+        now = 18.0
+        share.enforce(most_workers=4)
     assert share.spent and first.killed.is_set() and not second.killed.is_set()
+
+
+def test_a_worker_that_comes_too_late_to_a_request_is_ended() -> None:
+    share = DecodeShare(20)
+    share.give_up()
+    worker: Any = Worker()
+    with share.at_work(worker):
+        assert worker.killed.is_set()
 
 
 def test_requests_take_turns_at_the_workers(

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+_SHORTEST_WAIT_S = 0.02  # between two calls of `enforce`
+
 
 class DecodeShare:
     """The share of one request. Its pictures may be decoded by several threads at once.
@@ -24,7 +26,6 @@ class DecodeShare:
         self._next_turn = 0
         self._workers: list[subprocess.Popen[bytes]] = []  # at work for this request
         self._since = 0.0  # when `_left_s` was right
-        self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
 
     def take_turn(self, current: int) -> int:
@@ -44,18 +45,33 @@ class DecodeShare:
 
     @contextlib.contextmanager
     def at_work(self, worker: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Count the time of this worker; it is killed when none is left."""
+        """Count the time of this worker; `enforce` kills it when none is left."""
         with self._lock:
             self._settle()
             self._workers.append(worker)
-            self._set_timer()
+            if self.spent:  # since the caller looked
+                self._kill()
         try:
             yield
         finally:
             with self._lock:
                 self._settle()
                 self._workers.remove(worker)
-                self._set_timer()
+
+    def enforce(self, most_workers: int) -> float:
+        """Kill its workers if no time is left.
+
+        Args:
+            most_workers: that can be at work for it.
+
+        Returns:
+            Seconds after which to call again: before, its time cannot be spent.
+        """
+        with self._lock:
+            self._settle()
+            if self.spent:
+                self._kill()
+            return max(_SHORTEST_WAIT_S, self._left_s / most_workers)
 
     def give_up(self) -> None:
         """Nobody waits for this request any more: free its decoders."""
@@ -67,23 +83,6 @@ class DecodeShare:
         now = self._clock()
         self._left_s -= len(self._workers) * (now - self._since)
         self._since = now
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._workers:
-            self._timer = threading.Timer(max(0.0, self._left_s) / len(self._workers), self._time_is_up)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _time_is_up(self) -> None:
-        with self._lock:
-            self._settle()
-            if self.spent:
-                self._kill()
-            else:  # a worker has ended or begun just now
-                self._set_timer()
 
     def _kill(self) -> None:
         for worker in self._workers:

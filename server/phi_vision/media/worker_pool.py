@@ -65,6 +65,7 @@ class WorkerPool:
 
     def __init__(self, limits: PictureLimits, workers: int, request_s: float) -> None:
         self._limits = limits
+        self._workers = workers
         self._request_s = request_s
         self._threads = ThreadPoolExecutor(workers, "picture-worker")
         self._idle: list[_Worker | None] = [None] * workers  # the last one worked last; None has not started
@@ -118,9 +119,14 @@ class WorkerPool:
             job = _Job(data, ask, share, share.take_turn(self._turn))
             self._waiting.append(job)
         self._threads.submit(self._draw_next)
+        drawn = asyncio.wrap_future(job.done)
         try:
-            return await asyncio.wrap_future(job.done)
+            # Here and not in a timer: starting a thread for each picture costs more than reading its canvas.
+            while not drawn.done():
+                await asyncio.wait([drawn], timeout=share.enforce(self._workers))
+            return drawn.result()
         except asyncio.CancelledError:  # the client has gone
+            drawn.cancel()
             with self._lock:
                 if job in self._waiting:
                     self._waiting.remove(job)
