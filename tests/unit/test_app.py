@@ -54,7 +54,7 @@ def app(keys: list[str] | None, full: bool = False, check: Any = lambda path, bo
     ],
 )
 def test_cheap_checks_come_first(headers: dict[str, str], full: bool, size: int, status: int) -> None:
-    answer = request(app(["secret"], full), "POST", "/echo", headers=headers, json="x" * size)
+    answer = request(app(["secret"], full), "POST", "/echo", headers=headers, json={"x": "x" * size})
     assert answer.status_code == status
 
 

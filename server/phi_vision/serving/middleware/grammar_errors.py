@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,8 @@ from phi_vision.serving.grammars.bounds import Kind
 from phi_vision.serving.grammars.request_state import GrammarState, grammar_state
 from phi_vision.serving.grammars.trials import TrialFailed
 from phi_vision.serving.http import error_response
+from phi_vision.serving.middleware.body import PROMPT_FIELDS
+from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.middleware.held_response import HeldResponse
 
 
@@ -28,13 +29,10 @@ class GrammarErrors:
             return await self.app(scope, receive, send)
         state = GrammarState()
         grammar_state.set(state)
-        body: list[bytes] = []
+        # Not the whole body: its files would be in memory until the answer has ended.
+        parsed = scope.get(PARSED_BODY, {})
+        options = {name: value for name, value in parsed.items() if name not in PROMPT_FIELDS}
         response = HeldResponse(send)
-
-        async def receive_and_keep() -> Message:
-            message = await receive()
-            body.append(message.get("body", b""))
-            return message
 
         async def send_when_tried(message: Message) -> None:
             if state.error is not None and not response.begun:
@@ -44,19 +42,19 @@ class GrammarErrors:
                 await response.release()
 
         try:
-            await self.app(scope, receive_and_keep, send_when_tried)
+            await self.app(scope, receive, send_when_tried)
         except Exception:  # Starlette's own, which believes that the head was sent
             if state.error is None or response.begun:
                 raise
         if state.error is not None and not response.begun:
-            await error_response(_request_error(state, b"".join(body)))(scope, receive, send)
+            await error_response(_request_error(state, options))(scope, receive, send)
 
 
-def _request_error(state: GrammarState, body: bytes) -> RequestError:
+def _request_error(state: GrammarState, body: Mapping[str, Any]) -> RequestError:
     if state.error is None or isinstance(state.error, TrialFailed):
         return RequestError("structured outputs cannot be checked just now", status=503, retry_after_s=5)
     option = state.error.option
-    field = f"structured_outputs.{option}" if option else field_of(state.kind, json.loads(body))
+    field = f"structured_outputs.{option}" if option else field_of(state.kind, body)
     return RequestError(f"{field}: {state.error}", param=field)
 
 

@@ -132,9 +132,11 @@ async def create_chat_completion(
 ) -> Response | None:
     """Chat completions as OpenAI and vLLM define them, with tasks and crops for pictures."""
     request, task = _resolve(body, raw_request.app.state.phi_vision)
-    # Or the files in the body would be in memory until the answer has ended: FastAPI holds both objects.
+    # Or the files in the body would be in memory until the answer has ended: FastAPI holds both objects, and
+    # what vLLM listens with, the last message that it received.
     raw_request.scope.pop(PARSED_BODY).clear()
     body.clear()
+    await raw_request.receive()
 
     response: Response | None = await vllm_chat.create_chat_completion(request, raw_request)
 
