@@ -36,8 +36,8 @@ _PIPE_BYTES = 1 << 20
 _MAX_ANSWER_BYTES = 10_000
 _MAX_NUMBER = 1 << 31  # in an answer
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG")
-# Have glibc keep the memory of one picture for the next, 12 megapixels at 4 bytes and its resized copy. With its
-# defaults each picture is given fresh pages, and a fifth of a worker's time goes into clearing them.
+# Have glibc keep the memory of one picture for the next: 12 megapixels at 4 bytes, and the resized copy.
+# By its defaults each picture is given fresh pages, and a fifth of the time goes into clearing them.
 _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(96 << 20)}
 
 logger = logging.getLogger("vllm.phi_vision.worker_pool")
