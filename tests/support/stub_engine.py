@@ -4,8 +4,8 @@
 
 All that runs in the API process is real: the launcher, routes, middleware, renderer, sampling parameters,
 vLLM's output processing and uvicorn. What would go to the engine's process is written to
-`FOLDER/requests.jsonl`, a line each, and answered with `ANSWER`; nothing is answered while `FOLDER/hold`
-exists. `stub_server` is the test's side.
+`FOLDER/requests.jsonl`, a line each, and answered as `FOLDER/answers.json` says, or with `ANSWER`; nothing is
+answered while `FOLDER/hold` exists. `stub_server` is the test's side.
 """
 
 from __future__ import annotations
@@ -13,12 +13,70 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 ANSWER = "stub answer"
 KV_BLOCKS = 4096
+_UNLIKELY = -20.0  # log-probability of the tokens that were not chosen
+
+
+@dataclass(frozen=True)
+class ScriptedAnswer:
+    """What the stub answers to the first requests that it fits.
+
+    Args:
+        text: cut at the request's `max_tokens`, which ends it with "length".
+        logprob: of each token; of a sequence, the last one stands for the rest.
+        finish: "length" and "repetition" end it without the token that ends an answer.
+        times: how many requests it answers; None for all.
+        paper: it fits requests with a picture of which a quarter or more has this grey, 0 to 255.
+        prompt: it fits requests with these words in the prompt.
+    """
+
+    text: str
+    logprob: float | Sequence[float] = -0.01
+    finish: Literal["stop", "length", "repetition"] = "stop"
+    times: int | None = 1
+    paper: int | None = None
+    prompt: str | None = None
+
+    def logprob_at(self, place: int) -> float:
+        """The log-probability of the token at this place."""
+        if isinstance(self.logprob, float | int):
+            return self.logprob
+        return self.logprob[min(place, len(self.logprob) - 1)]
+
+
+class Script:
+    """The answers of `FOLDER/answers.json`, in order: `{"id": ..., "answers": [{"text": ...}, ...]}`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "answers.json"
+        self._id = ""
+        self._given: Counter[int] = Counter()
+
+    def next_answer(self, prompt: str, papers: Sequence[set[int]]) -> ScriptedAnswer:
+        """The first answer that fits and has not been given as often as it may; `ANSWER` where none does."""
+        script: dict[str, Any] = {"id": "", "answers": []}
+        if self._file.exists():
+            script = json.loads(self._file.read_text())
+        if script["id"] != self._id:
+            self._id = script["id"]
+            self._given.clear()
+        for i, answer in enumerate(ScriptedAnswer(**entry) for entry in script["answers"]):
+            if answer.times is not None and self._given[i] >= answer.times:
+                continue
+            if answer.prompt is not None and answer.prompt not in prompt:
+                continue
+            if answer.paper is None or any(answer.paper in greys for greys in papers):
+                self._given[i] += 1
+                return answer
+        return ScriptedAnswer(ANSWER)
 
 
 class StubEngineCore:
@@ -35,8 +93,9 @@ class StubEngineCore:
         self.resources = SimpleNamespace(engine_dead=False)
         self._folder = folder
         self._encoder = MsgpackEncoder()
-        # Without the first token, a space that stands for the beginning of a text.
-        self._answer_ids = tokenizer.encode(ANSWER, add_special_tokens=False)[1:]
+        self._tokenizer = tokenizer
+        self._script = Script(folder)
+        self._papers: dict[str, set[int]] = {}  # by the key of the picture: vLLM sends each but once
         self._end_id = tokenizer.convert_tokens_to_ids("<|end|>")
         self._outputs: asyncio.Queue[Any] = asyncio.Queue()
         self._at_work: dict[str, asyncio.Task[None]] = {}
@@ -47,7 +106,9 @@ class StubEngineCore:
     async def add_request_async(self, request: Any) -> None:
         self._encoder.encode(request)  # which fails on what cannot be sent to another process
         self._record(request)
-        self._at_work[request.request_id] = asyncio.create_task(self._answer(request))
+        papers = [self._papers_of(feature) for feature in request.mm_features or []]
+        answer = self._script.next_answer(self._tokenizer.decode(request.prompt_token_ids), papers)
+        self._at_work[request.request_id] = asyncio.create_task(self._answer(request, answer))
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
@@ -68,30 +129,60 @@ class StubEngineCore:
         for task in self._at_work.values():
             task.cancel()
 
-    async def _answer(self, request: Any) -> None:
+    async def _answer(self, request: Any, answer: ScriptedAnswer) -> None:
         from vllm.v1.engine import FinishReason
         from vllm.v1.metrics.stats import PrefillStats
 
         while (self._folder / "hold").exists():
             await asyncio.sleep(0.01)
         params = request.sampling_params
-        token_ids = [*self._answer_ids, self._end_id][: params.max_tokens]
+        whole = self._token_ids(answer.text)
+        if answer.finish == "stop":
+            whole.append(self._end_id)
+        token_ids = whole[: params.max_tokens]
+        last_reason = FinishReason[answer.finish.upper()] if token_ids == whole else FinishReason.LENGTH
         for i, token_id in enumerate(token_ids):
-            stopped = token_id == self._end_id
-            ended = stopped or i + 1 == len(token_ids)
-            reason = (FinishReason.STOP if stopped else FinishReason.LENGTH) if ended else None
             stats = None
             if i == 0:
                 stats = PrefillStats()
                 stats.num_prompt_tokens = len(request.prompt_token_ids)
-            self._put(request.request_id, token_id, reason, stats)
+            self._put(
+                request.request_id,
+                token_id,
+                None
+                if params.logprobs is None
+                else _logprobs(token_id, answer.logprob_at(i), params.logprobs),
+                last_reason if i + 1 == len(token_ids) else None,
+                stats,
+            )
             await asyncio.sleep(0)
         self._at_work.pop(request.request_id, None)
 
-    def _put(self, request_id: str, token_id: int, reason: Any, stats: Any) -> None:
-        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+    def _token_ids(self, text: str) -> list[int]:
+        """Without the space that the tokenizer puts before a text: it goes before the line break instead."""
+        line_break: list[int] = self._tokenizer.encode("\n", add_special_tokens=False)
+        token_ids: list[int] = self._tokenizer.encode("\n" + text, add_special_tokens=False)
+        return token_ids[len(line_break) :]
 
-        output = EngineCoreOutput(request_id, [token_id], finish_reason=reason, prefill_stats=stats)
+    def _papers_of(self, feature: Any) -> set[int]:
+        """The greys that fill a quarter or more of a picture each."""
+        if feature.data is not None:
+            green = feature.data["canvas"].data[1]
+            counts = green.flatten().bincount(minlength=256)
+            self._papers[feature.mm_hash] = set((counts * 4 >= green.numel()).nonzero().flatten().tolist())
+        return self._papers[feature.mm_hash]
+
+    def _put(self, request_id: str, token_id: int, logprobs: Any, reason: Any, stats: Any) -> None:
+        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+
+        output = EngineCoreOutput(
+            request_id,
+            [token_id],
+            new_logprobs=logprobs,
+            finish_reason=reason,
+            stop_reason="repetition_detected" if reason is FinishReason.REPETITION else None,
+            prefill_stats=stats,
+        )
         self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))
 
     def _record(self, request: Any) -> None:
@@ -111,6 +202,17 @@ class StubEngineCore:
     def _write(self, record: dict[str, Any]) -> None:
         with (self._folder / "requests.jsonl").open("a") as file:
             file.write(json.dumps(record, default=str) + "\n")
+
+
+def _logprobs(token_id: int, logprob: float, num_others: int) -> Any:
+    """The token's log-probability, and those of the `num_others` likeliest tokens, itself the first."""
+    import numpy as np
+    from vllm.v1.outputs import LogprobsLists
+
+    others = [other for other in range(num_others + 1) if other != token_id][: max(0, num_others - 1)]
+    top = [token_id, *others] if num_others else []
+    logprobs = [logprob, *[logprob, *[_UNLIKELY] * len(others)][: len(top)]]
+    return LogprobsLists(np.array([[token_id, *top]]), np.array([logprobs]), np.array([1]))
 
 
 def main() -> int:

@@ -1,10 +1,12 @@
-"""The test's side of `stub_engine`: start it, see what reached its engine, hold its answers."""
+"""The test's side of `stub_engine`: start it, see what reached its engine, hold or script its answers."""
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import httpx
 
 from tests.support import stub_engine
 from tests.support.serving import Server
+from tests.support.stub_engine import ScriptedAnswer
 
 
 class StubServer(Server):
     """The stub with the demo's tokenizer and config and these flags of `serve`.
 
-    It shows what reached its engine, and can hold its answers back. `wrapper` is what Python runs it with.
+    It shows what reached its engine, and can hold its answers back or give scripted ones. `wrapper` is what
+    Python runs it with.
     """
 
     def __init__(
@@ -41,6 +45,20 @@ class StubServer(Server):
         """No request is answered meanwhile."""
         file = self.folder / "hold"
         file.touch()
+        try:
+            yield
+        finally:
+            file.unlink()
+
+    @contextmanager
+    def answers(self, *answers: ScriptedAnswer) -> Iterator[None]:
+        """Each request gets the first of `answers` that fits it and is left."""
+        file = self.folder / "answers.json"
+        written = file.with_suffix(".new")
+        written.write_text(
+            json.dumps({"id": uuid.uuid4().hex, "answers": [asdict(each) for each in answers]})
+        )
+        written.rename(file)
         try:
             yield
         finally:
