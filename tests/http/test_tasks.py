@@ -31,14 +31,7 @@ def test_a_preset_applies_behind_a_router_too(stub: StubServer, added: dict[str,
     asked = sampling(stub, **added)
     fields = PRESETS["ocr"].fields
     assert (asked["temperature"], asked["max_tokens"]) == (fields["temperature"], fields["max_tokens"])
-    assert "max_pattern_size=50" in asked["repetition_detection"]
-
-
-def test_the_loop_detection_can_be_turned_off(stub: StubServer) -> None:
-    assert (
-        "max_pattern_size=0"
-        in sampling(stub, repetition_detection={"max_pattern_size": 0})["repetition_detection"]
-    )
+    assert asked["repetition_detection"] is None and asked["extra_args"] == {"phi_vision_ends_loops": True}
 
 
 def test_a_foreign_field_that_asks_for_something_is_refused(stub: StubServer) -> None:

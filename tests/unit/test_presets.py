@@ -20,6 +20,7 @@ def test_every_preset_is_shown_with_all_that_it_fills_in() -> None:
             preset.system,
         )
         assert {name: shown[name] for name in preset.fields} == preset.fields
+        assert shown["ends_loops"] is (task == "ocr")
         assert shown["stop_tokens"] == list(PHI_3_5_VISION.stop_tokens)
 
 

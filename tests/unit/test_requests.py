@@ -116,9 +116,10 @@ def test_a_presets_answer_is_no_longer_than_the_context() -> None:
     assert asked.body["max_tokens"] == 2000  # which vLLM refuses, naming the field
 
 
-def test_presets_are_not_changed_by_who_changes_a_request() -> None:
-    apply(request(IMAGE, task="ocr")).body["repetition_detection"]["min_count"] = 99
-    assert PRESETS["ocr"].fields["repetition_detection"]["min_count"] == 10
+def test_presets_are_not_changed_by_who_changes_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "ocr", presets.Preset("", "Read.", {"response_format": {"type": "text"}}))
+    apply(request(IMAGE, task="ocr")).body["response_format"]["type"] = "json_object"
+    assert PRESETS["ocr"].fields["response_format"] == {"type": "text"}
 
 
 def test_system_prompt_only_where_the_client_has_none() -> None:

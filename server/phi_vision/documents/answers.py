@@ -13,7 +13,12 @@ Status = Literal["complete", "truncated", "repetition", "blank", "failed"]
 which is cut. `blank`: nothing is on the page, the model was not asked. `failed`: no text could be had.
 """
 
-_ENDS: dict[str, Status] = {"stop": "complete", "length": "truncated", "repetition": "repetition"}
+_ENDS: dict[str, Status] = {
+    "stop": "complete",
+    "tool_calls": "complete",
+    "length": "truncated",
+    "repetition": "repetition",
+}
 
 
 @dataclass(frozen=True)

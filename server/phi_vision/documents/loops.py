@@ -58,7 +58,8 @@ class LoopDetector:
     """
 
     def __init__(self) -> None:
-        self.num_chars = 0  # fed and looked at; once there is a loop, where it was certain
+        self.num_fed = 0
+        self.num_chars = 0  # looked at; once there is a loop, where it was certain
         self._window = ""  # ends at `num_chars`
         self._waiting = ""  # fed after that, less than `CHECK_CHARS`
         self._found = False
@@ -68,6 +69,7 @@ class LoopDetector:
 
         `find_loop` of the first `num_chars` characters says where it begins.
         """
+        self.num_fed += len(text)
         self._waiting += text
         while not self._found and len(self._waiting) >= CHECK_CHARS:
             self._window = (self._window + self._waiting[:CHECK_CHARS])[-WINDOW_CHARS:]

@@ -28,7 +28,9 @@ from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.private_folder import record_shared_memory
 from phi_vision.serving.routes import chat, health, plan
 from phi_vision.serving.vllm_compat import (
+    chat_answers,
     error_messages,
+    loop_guard,
     renderer,
     rope_modes,
     server_class,
@@ -85,6 +87,8 @@ class TaskEndpoints:
         renderer.install(engine_client.renderer, pictures.build(limits, engine_client.model_config))
         structured_outputs.install(engine_client)
         stop_tokens.install(engine_client)
+        loop_guard.install(engine_client)
+        chat_answers.install(state.openai_serving_chat)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
             rope_modes.install(engine_client)

@@ -24,12 +24,15 @@ class Preset:
         fields: of the chat request, sampling and `response_format` among them. `max_tokens` gives way to a
             shorter context.
         system: the system message.
+        ends_loops: whether an answer ends that repeats itself for ever (`documents.loops`), as those of small
+            vision models can on dense pages.
     """
 
     description: str
     prompt: str | None
     fields: Mapping[str, Any]
     system: str | None = None
+    ends_loops: bool = False
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -41,12 +44,8 @@ PRESETS: Mapping[str, Preset] = {
     "ocr": Preset(
         description="Reads the text in the picture.",
         prompt="Read all text in the image. Answer with the text only, line by line, as it is written.",
-        fields={
-            "temperature": 0.0,
-            "max_tokens": 2048,
-            # Ends an answer that repeats a line for ever, as small vision models can on dense pages.
-            "repetition_detection": {"max_pattern_size": 50, "min_pattern_size": 1, "min_count": 10},
-        },
+        fields={"temperature": 0.0, "max_tokens": 2048},
+        ends_loops=True,
     ),
     "vqa": Preset(
         description="Answers a question about the picture.",
@@ -66,7 +65,7 @@ def describe(served_names: Iterable[str]) -> dict[str, Any]:
             "description": preset.description,
             "prompt": preset.prompt,
             "system": preset.system,
-            "repetition_detection": None,
+            "ends_loops": preset.ends_loops,
             "response_format": None,
             **preset.fields,
             "stop_tokens": list(PHI_3_5_VISION.stop_tokens),

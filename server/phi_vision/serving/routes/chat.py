@@ -17,14 +17,21 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from pydantic import PrivateAttr, ValidationError
 from vllm.config import ModelConfig
 from vllm.entrypoints.openai.chat_completion import api_router as vllm_chat
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionLogProbsContent,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+)
 from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
+from vllm.sampling_params import SamplingParams
 
+from phi_vision.documents.answers import Answer, Status, status_of
 from phi_vision.errors import RequestError
 from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import CROP_PX, num_image_tokens
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.pictures import Picture
+from phi_vision.serving.vllm_compat import loop_guard
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets, requests
 from phi_vision.tasks.router_fields import without_foreign_defaults
@@ -47,15 +54,41 @@ _KNOWN_FIELDS = (
 
 
 class PictureChatRequest(ChatCompletionRequest):
-    """A chat request that carries its pictures."""
+    """A chat request that carries its pictures, and sees its answer."""
 
     _pictures: list[Picture] = PrivateAttr(default_factory=list)
+    _ends_loops: bool = PrivateAttr(default=False)
+    _statuses: list[Status] = PrivateAttr(default_factory=list)
+
+    def end_loops(self) -> None:
+        """Have an answer that repeats itself for ever end, unless `repetition_detection` is set."""
+        self._ends_loops = True
+
+    def to_sampling_params(self, *arguments: Any, **options: Any) -> SamplingParams:
+        """As vLLM makes them, with the mark of the guard."""
+        params = super().to_sampling_params(*arguments, **options)
+        if self._ends_loops:
+            loop_guard.mark(params)
+        return params
+
+    def see_answer(self, answer: ChatCompletionResponse) -> None:
+        """Note how each choice ended, and leave a loop's log-probabilities out as its text is."""
+        for choice in answer.choices:
+            end = choice.finish_reason or "stop"
+            self._statuses.append(status_of(Answer("", finish_reason=end)))
+            if end == "repetition" and choice.logprobs and choice.logprobs.content:
+                choice.logprobs.content = _tokens_of(choice.message.content or "", choice.logprobs.content)
 
     def put_pictures(self, pictures: Sequence[Picture]) -> None:
         """Have vLLM's parser find `pictures`, in order, in place of their URLs."""
         self._pictures = list(pictures)
         waiting = iter(pictures)
         self.messages = [_with_pictures(message, waiting) for message in self.messages]  # type: ignore[has-type]
+
+    @property
+    def statuses(self) -> Sequence[Status]:
+        """How each choice of the answer ended; none of a stream."""
+        return self._statuses
 
     def headers(self) -> dict[str, str]:
         """What the pictures cost, once they are drawn: one number each, in the order of the prompt."""
@@ -144,6 +177,8 @@ async def create_chat_completion(
         response.headers.update(request.headers())
         if task:
             response.headers["x-phi-vision-task"] = task
+            if request.statuses:
+                response.headers["x-phi-vision-status"] = ",".join(request.statuses)
     return response
 
 
@@ -154,6 +189,8 @@ def _resolve(body: Mapping[str, Any], service: ChatService) -> tuple[PictureChat
     explicit_num_crops = _explicit_num_crops(request.mm_processor_kwargs)
     request.mm_processor_kwargs = None  # vLLM takes none from strangers
     request.put_pictures(service.pictures(applied.pictures, explicit_num_crops))
+    if applied.task and presets.PRESETS[applied.task].ends_loops:
+        request.end_loops()
     return request, applied.task
 
 
@@ -200,6 +237,24 @@ def _explicit_num_crops(kwargs: Any) -> int | None:
             param="mm_processor_kwargs.num_crops",
         )
     return num_crops
+
+
+def _tokens_of(
+    text: str, tokens: Sequence[ChatCompletionLogProbsContent]
+) -> list[ChatCompletionLogProbsContent]:
+    """The tokens that `text` is made of, the first ones. Decoded alone, some lose a space."""
+    missing = _num_visible(text)
+    kept = []
+    for token in tokens:
+        if missing <= 0:
+            break
+        kept.append(token)
+        missing -= _num_visible(bytes(token.bytes or ()).decode(errors="replace"))
+    return kept
+
+
+def _num_visible(text: str) -> int:
+    return sum(map(len, text.split()))
 
 
 def _with_pictures(message: Any, waiting: Iterator[Picture]) -> Any:

@@ -5,9 +5,11 @@ A module says what goes wrong without it (Symptom), why (Cause) and when it can 
 
 | module | replaces or wraps | so that |
 |---|---|---|
+| `chat_answers` | `OpenAIServingChat.create_chat_completion` | our chat requests see their answers |
 | `error_messages` | `sanitize_message` | long messages neither block the server nor leave it |
 | `flag_parser` | `make_arg_parser` | a mistake in a flag is one line, and no flag can be shortened |
 | `log_records` | the factory of log records | no picture, key or escape sequence is logged |
+| `loop_guard` | `OutputProcessor.add_request`, `process_outputs` | loops end, tables of contents pass |
 | `renderer` | `render_chat_async`, `process_for_engine_async` | pictures are drawn before vLLM needs them |
 | `rope_modes` | `EngineClient.generate` | a response names the LongRoPE factors it was computed with |
 | `server_class` | `NoSignalServer` | connections are capped |
