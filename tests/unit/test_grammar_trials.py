@@ -103,6 +103,33 @@ def test_verdicts(usual: Loop) -> None:
     usual.run(use)
 
 
+def test_json_is_checked_against_a_schema(usual: Loop) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"names": {"type": "array", "minItems": 2, "items": {"$ref": "#/$defs/name"}}},
+        "$defs": {"name": {"type": "string", "pattern": "^[A-Z]"}},
+    }
+
+    async def use(trials: GrammarTrials) -> None:
+        assert await trials.mismatch(schema, '{"names": ["Ada", "Bob"]}') is None
+        assert "$.names" in str(await trials.mismatch(schema, '{"names": ["Ada"]}'))
+        assert "$.names[1]" in str(await trials.mismatch(schema, '{"names": ["Ada", "bob"]}'))
+        assert "Expecting" in str(await trials.mismatch(schema, '{"names": '))
+        # Nothing is fetched.
+        assert "Unresolvable" in str(await trials.mismatch({"$ref": "http://127.0.0.1:9/"}, "{}"))
+
+    usual.run(use)
+
+
+def test_a_pattern_that_takes_for_ever_ends(low: Loop) -> None:
+    async def use(trials: GrammarTrials) -> None:
+        schema = {"type": "string", "pattern": "^(a+)+$"}
+        assert "takes more than" in str(await trials.mismatch(schema, json.dumps("a" * 100 + "b")))
+        assert await trials.mismatch(schema, '"aaa"') is None
+
+    low.run(use)
+
+
 COSTLY: dict[str, tuple[Syntax, str]] = {
     "time": ("regex", RUNAWAY),
     "memory": ("regex", HUNGRY),

@@ -110,7 +110,15 @@ class GrammarTrials:
                 del self._verdicts[key]
             raise
 
-    async def _try_spec(self, syntax: Syntax, text: str) -> str | None:
+    async def mismatch(self, schema: Any, text: str) -> str | None:
+        """Where JSON text does not match a schema, in a process of its own: its patterns may take for ever.
+
+        Raises:
+            TrialFailed: it could not be checked.
+        """
+        return await self._try_spec("instance", json.dumps({"schema": schema, "text": text}))
+
+    async def _try_spec(self, syntax: Syntax | Literal["instance"], text: str) -> str | None:
         try:
             async with self._slots, asyncio.timeout(WAIT_S):
                 await self._ensure_started()
@@ -168,6 +176,7 @@ def serve_trials(control: socket.socket) -> None:
     length = int.from_bytes(_receive_exactly(control, _LENGTH_BYTES), "big")
     settings = json.loads(_receive_exactly(control, length))
     compiler, limits = Compiler(**settings[0]), TrialLimits(**settings[1])
+    import jsonschema  # noqa: F401  # for `_check_instance`, in each trial
     import xgrammar
 
     tokenizer_info = xgrammar.TokenizerInfo.deserialize_json(compiler.tokenizer_info)
@@ -199,12 +208,15 @@ def _try(connection: socket.socket, limits: TrialLimits, tokenizer_info: Any, an
         spec = json.load(stream)
     signal.setitimer(signal.ITIMER_PROF, limits.compile_cpu_s)
     try:
-        compiled = _compiled(spec["kind"], spec["text"], tokenizer_info, any_whitespace)
-        if compiled.memory_size_bytes > limits.compiled_bytes:
-            raise ValueError(f"compiled it takes more than {limits.compiled_bytes >> 20} MiB")
-        signal.setitimer(signal.ITIMER_PROF, limits.walk_cpu_s)
-        for seed in range(WALKS):
-            _walk(compiled, tokenizer_info.vocab_size, seed)
+        if spec["kind"] == "instance":
+            _check_instance(**json.loads(spec["text"]))
+        else:
+            compiled = _compiled(spec["kind"], spec["text"], tokenizer_info, any_whitespace)
+            if compiled.memory_size_bytes > limits.compiled_bytes:
+                raise ValueError(f"compiled it takes more than {limits.compiled_bytes >> 20} MiB")
+            signal.setitimer(signal.ITIMER_PROF, limits.walk_cpu_s)
+            for seed in range(WALKS):
+                _walk(compiled, tokenizer_info.vocab_size, seed)
     except Exception as error:  # whatever the compiler says of it
         answer = {"refused": _PLACE.sub("", str(error)).strip()[:500] or type(error).__name__}
     else:
@@ -246,6 +258,21 @@ def _compiled(syntax: Syntax, text: str, tokenizer_info: Any, any_whitespace: bo
                 for item in tag["structures"]
             ]
             return compiler.compile_structural_tag(items, tag["triggers"])
+
+
+def _check_instance(schema: Any, text: str) -> None:
+    """Check JSON text against a schema, which may refer to itself alone.
+
+    Raises:
+        ValueError: it does not match.
+    """
+    import jsonschema
+    import referencing
+
+    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    errors = validator(schema, registry=referencing.Registry()).iter_errors(json.loads(text))
+    if (error := jsonschema.exceptions.best_match(errors)) is not None:
+        raise ValueError(f"{error.json_path}: {error.message}")
 
 
 def _walk(compiled: Any, vocab_size: int, seed: int) -> None:

@@ -17,6 +17,7 @@ from phi_vision.errors import RequestError
 from phi_vision.tasks import presets
 
 CHAT = "/v1/chat/completions"
+OCR = "/v1/ocr"
 _RESPONSES = "/v1/responses"
 _SCALE = "/scale_elastic_ep"  # fails with a 500 where it is not set up
 _INVOCATIONS = "/invocations"  # takes a chat or a completion without declaring so
@@ -53,7 +54,7 @@ class FieldRules:
             raise RequestError("this server does not scale: it was started without --enable-elastic-ep")
         self._check_transfers(body)
         _check_grammar(body)
-        if path != CHAT:
+        if path not in (CHAT, OCR):  # which check all of their fields
             self._check_other_route(path, body)
         if path == _RESPONSES:
             _check_items(body.get("input"))

@@ -40,8 +40,47 @@ class TriedSpec(StructuredOutputsParams):
     """A spec that may go to the engine."""
 
 
-def install(engine_client: EngineClient) -> None:
+class SpecTrials:
+    """Bounds and tries specs, and checks answers, for one engine."""
+
+    def __init__(self, trials: GrammarTrials) -> None:
+        self._trials = trials
+
+    async def tried(self, spec: StructuredOutputsParams) -> TriedSpec:
+        """The spec as the engine is to get it.
+
+        Raises:
+            SpecRefused: it is out of bounds, or its trial failed.
+            TrialFailed: it could not be tried.
+        """
+        specs.check(spec)
+        field, syntax, text = specs.as_compiled(spec)
+        if (reason := await self._trials.verdict(syntax, text)) is not None:
+            raise SpecRefused(reason)
+        passed = TriedSpec(**{field: True if field == "json_object" else text})
+        passed._backend = GRAMMAR_BACKEND
+        return passed
+
+    async def try_schema(self, schema: dict[str, Any]) -> None:
+        """Try a JSON schema before it is needed; raises as `tried`."""
+        await self.tried(StructuredOutputsParams(json=schema))
+
+    async def mismatch(self, schema: dict[str, Any], text: str) -> str | None:
+        """Where JSON text does not match a schema; None if it does.
+
+        A grammar does not hold an answer to all that a schema can say.
+
+        Raises:
+            TrialFailed: it could not be checked.
+        """
+        return await self._trials.mismatch(schema, text)
+
+
+def install(engine_client: EngineClient) -> SpecTrials:
     """Bound and try each spec on its way to this engine.
+
+    Returns:
+        What tries them.
 
     Raises:
         RuntimeError: the engine compiles with another backend.
@@ -49,11 +88,13 @@ def install(engine_client: EngineClient) -> None:
     backend = engine_client.vllm_config.structured_outputs_config.backend
     if backend != GRAMMAR_BACKEND:
         raise RuntimeError(f"structured outputs can only be tried with {GRAMMAR_BACKEND}, not {backend}")
-    _wrap_add_request(engine_client, GrammarTrials(lambda: _compiler_of(engine_client)))
+    trials = SpecTrials(GrammarTrials(lambda: _compiler_of(engine_client)))
+    _wrap_add_request(engine_client, trials)
     SamplingParams._validate_structured_outputs = _require_trial
     backend_xgrammar.validate_xgrammar_grammar = _check_bounds
     for request in (ChatCompletionRequest, CompletionRequest):
         request.to_beam_search_params = _refuse_spec(request.to_beam_search_params)
+    return trials
 
 
 def _compiler_of(engine_client: EngineClient) -> Compiler:
@@ -67,7 +108,7 @@ def _compiler_of(engine_client: EngineClient) -> Compiler:
     return Compiler(info.serialize_json(), not config.structured_outputs_config.disable_any_whitespace)
 
 
-def _wrap_add_request(engine_client: EngineClient, trials: GrammarTrials) -> None:
+def _wrap_add_request(engine_client: EngineClient, trials: SpecTrials) -> None:
     add_request = engine_client.add_request
 
     async def add_tried_request(
@@ -76,7 +117,7 @@ def _wrap_add_request(engine_client: EngineClient, trials: GrammarTrials) -> Non
         state = grammar_state.get() or GrammarState()
         if isinstance(params, SamplingParams) and params.structured_outputs is not None:
             try:
-                spec = await _tried(params.structured_outputs, trials)
+                spec = await trials.tried(params.structured_outputs)
             except (SpecRefused, TrialFailed) as error:
                 state.error, state.kind = error, specs.kind_of(params.structured_outputs)
                 field = f"structured_outputs.{state.kind}"
@@ -87,22 +128,6 @@ def _wrap_add_request(engine_client: EngineClient, trials: GrammarTrials) -> Non
         return await add_request(request_id, prompt, params, *arguments, **options)
 
     engine_client.add_request = add_tried_request
-
-
-async def _tried(spec: StructuredOutputsParams, trials: GrammarTrials) -> TriedSpec:
-    """The spec as the engine is to get it.
-
-    Raises:
-        SpecRefused: it is out of bounds, or its trial failed.
-        TrialFailed: it could not be tried.
-    """
-    specs.check(spec)
-    field, syntax, text = specs.as_compiled(spec)
-    if (reason := await trials.verdict(syntax, text)) is not None:
-        raise SpecRefused(reason)
-    passed = TriedSpec(**{field: True if field == "json_object" else text})
-    passed._backend = GRAMMAR_BACKEND
-    return passed
 
 
 def _require_trial(params: SamplingParams, *_: Any) -> None:
