@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 from argparse import Namespace
+from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
@@ -54,6 +55,22 @@ class Limits(Settings):
     )
     max_body_mb: float = setting(
         64.0, "size of one request at most, in millions of bytes", unit="N", ge=0.01, le=2000
+    )
+    files_folder: str = setting(
+        "", "folder for uploaded files; default ~/.cache/phi-vision/files", unit="FOLDER"
+    )
+    max_file_mb: float = setting(
+        50.0, "size of one uploaded file at most, in millions of bytes", unit="N", ge=0.01, le=1000
+    )
+    max_files_mb: float = setting(
+        2000.0,
+        "size of all uploaded files together at most, in millions of bytes; 0 takes none",
+        unit="N",
+        ge=0,
+        le=10_000_000,
+    )
+    max_file_age_h: float = setting(
+        24.0, "time after which an uploaded file is deleted", unit="HOURS", ge=0.01, le=8760
     )
     max_connections: int = setting(
         1000,
@@ -111,6 +128,27 @@ class Limits(Settings):
     def max_body_bytes(self) -> int:
         """`max_body_mb` in bytes."""
         return int(self.max_body_mb * 1e6)
+
+    @property
+    def max_file_bytes(self) -> int:
+        """`max_file_mb` in bytes."""
+        return int(self.max_file_mb * 1e6)
+
+    @property
+    def max_file_age_s(self) -> int:
+        """`max_file_age_h` in seconds."""
+        return int(self.max_file_age_h * 3600)
+
+    @property
+    def files_path(self) -> Path:
+        """`files_folder`; by default in the user's cache."""
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(self.files_folder or f"{cache}/phi-vision/files").expanduser()
+
+    @property
+    def images_per_prompt(self) -> int:
+        """What the engine must take: pictures, and pages of documents."""
+        return self.max_images + self.max_pages
 
     @property
     def num_media_workers(self) -> int:

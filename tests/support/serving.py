@@ -40,7 +40,8 @@ class Server(ServerProcess):
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = SERVE,
     ) -> None:
-        command = [sys.executable, *program, "--port", "0", *PATIENT_FLAGS, *flags]
+        own = ("--port", "0", "--files-folder", str(log_path.parent / "files"))
+        command = [sys.executable, *program, *own, *PATIENT_FLAGS, *flags]
         super().__init__(command, log_path, env={**PATIENT_ENV, **(env or {})})
 
     def __exit__(

@@ -12,7 +12,7 @@ from phi_vision.errors import UsageError
 from phi_vision.limits import Limits
 from phi_vision.settings import Flag, flags
 
-WITHOUT_BOUNDS = {"allow_private_media", "allowed_hosts"}
+WITHOUT_BOUNDS = {"files_folder", "allow_private_media", "allowed_hosts"}
 NUMBERS = [flag for flag in flags(Limits) if flag.bounds]
 PERMISSIVE = Limits(max_connections=50_000)  # so that no other limit is in the way
 

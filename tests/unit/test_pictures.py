@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from phi_vision.errors import RequestError
+from phi_vision.limits import Limits
 from phi_vision.media.decode import PictureRefused
 from phi_vision.media.fetch import FetchRefused
 from phi_vision.model.canvas import Canvas, resize_and_pad
 from phi_vision.model.crops import CropLimit, CropPolicy
 from phi_vision.model.geometry import num_image_tokens
-from phi_vision.serving.pictures import FileBudget, Picture, Pictures
+from phi_vision.serving.files import FileStore
+from phi_vision.serving.media_files import FileBudget, MediaFile
+from phi_vision.serving.pictures import Picture, Pictures
 from phi_vision.serving.vllm_compat import renderer as vllm_renderer
 
 from tests.support.pictures import reference_picture
@@ -40,6 +43,9 @@ class Pool:
     def share(self) -> object:
         return object()
 
+    async def count_pages(self, data: bytes, share: object) -> int:
+        return 1
+
     async def draw(self, data: bytes, limit: CropLimit, share: object) -> Canvas:
         self.shares.append(share)
         self.limits.append(limit)
@@ -54,7 +60,7 @@ class Pool:
 def service(pool: Pool, policy: CropPolicy | None = None) -> Pictures:
     sources: Any = Files()
     drawing: Any = pool
-    return Pictures(sources, drawing, policy or CropPolicy())
+    return Pictures(sources, drawing, policy or CropPolicy(), FileStore(Limits(max_files_mb=0)))
 
 
 def draw(pictures: Pictures, sent: Sequence[Any]) -> list[Canvas]:
@@ -108,10 +114,11 @@ def test_the_url_of_a_picture_is_not_shown() -> None:
 def test_too_many_bytes_at_once_are_overload() -> None:
     async def overload() -> None:
         budget = FileBudget(budget_bytes=10, timeout_s=0)
-        with budget.count(bytes(11)):
-            with pytest.raises(RequestError, match="try again later") as caught:
-                await budget.wait_for_capacity()
-            assert caught.value.status == 429
+        file: MediaFile | None = MediaFile(bytes(11), budget)
+        with pytest.raises(RequestError, match="try again later") as caught:
+            await budget.wait_for_capacity()
+        assert caught.value.status == 429 and file
+        file = None  # no longer in memory, so no longer counted
         await budget.wait_for_capacity()
 
     asyncio.run(overload())
@@ -120,10 +127,11 @@ def test_too_many_bytes_at_once_are_overload() -> None:
 def test_a_file_waits_until_there_is_room() -> None:
     async def room() -> None:
         budget = FileBudget(budget_bytes=10, timeout_s=300)
-        with budget.count(bytes(11)):
-            waiting = asyncio.ensure_future(budget.wait_for_capacity())
-            await asyncio.sleep(0)
-            assert not waiting.done()
+        file: MediaFile | None = MediaFile(bytes(11), budget)
+        waiting = asyncio.ensure_future(budget.wait_for_capacity())
+        await asyncio.sleep(0)
+        assert not waiting.done() and file
+        file = None
         await waiting
 
     asyncio.run(room())

@@ -142,11 +142,23 @@ def test_a_picture_of_an_earlier_turn_is_enough() -> None:
 def test_pictures_are_found_where_they_stand() -> None:
     low = {"type": "image_url", "image_url": {"url": "http://x/", "detail": "low"}}
     applied = apply(request(text("a"), IMAGE, text("b"), low))
-    assert [p.param for p in applied.pictures] == [
+    assert [p.param for p in applied.media] == [
         "messages[0].content[1].image_url",
         "messages[0].content[3].image_url",
     ]
-    assert [p.detail for p in applied.pictures] == [None, "low"]
+    assert [p.detail for p in applied.media] == [None, "low"]
+
+
+def test_documents_are_found_where_they_stand() -> None:
+    sent = {"type": "file", "file": {"file_id": "file-1", "filename": "a.pdf", "pages": "2-3"}}
+    applied = apply(request(IMAGE, sent, task="ocr"))
+    assert [p.param for p in applied.media] == [
+        "messages[0].content[0].image_url",
+        "messages[0].content[1].file",
+    ]
+    assert (applied.media[1].file_id, applied.media[1].pages) == ("file-1", "2-3")
+    # vLLM's route sees a picture in the place of each.
+    assert [part["type"] for part in applied.body["messages"][-1]["content"]] == ["image_url"] * 2 + ["text"]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +173,8 @@ def test_pictures_are_found_where_they_stand() -> None:
         (request(text("read this"), task="ocr"), 400, "messages"),
         (request(IMAGE, task="vqa"), 400, "messages"),
         ({"model": "phi-3.5-vision"}, 400, "messages"),
+        (request({"type": "file"}), 400, "messages[0].content[0].file"),
+        (request({"type": "file", "file": {"file_id": 5}}), 400, "messages[0].content[0].file.file_id"),
         (request() | {"messages": []}, 400, "messages"),
         (request() | {"messages": "hello"}, 400, "messages"),
         (request() | {"messages": ["hello"]}, 400, "messages[0]"),

@@ -152,7 +152,7 @@ def _server_flags(config: ServeConfig, device: Device, names: list[str]) -> list
         ("--port", str(config.port)),
         ("--served-model-name", *names),
         ("--mm-processor-kwargs", json.dumps(vars(config.crop_policy))),
-        ("--limit-mm-per-prompt", json.dumps({"image": config.limits.max_images})),
+        ("--limit-mm-per-prompt", json.dumps({"image": config.limits.images_per_prompt})),
         # Threads that tokenise: the text of a whole context takes seconds, in which others must not wait.
         ("--renderer-num-workers", "4"),
         ("--interleave-mm-strings",),  # pictures stay where they stand between texts

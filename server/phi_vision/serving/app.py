@@ -14,6 +14,8 @@ from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, PLAN_ARGUMENT
 from phi_vision.serving import connections, pictures
+from phi_vision.serving.documents import Documents
+from phi_vision.serving.files import FileStore
 from phi_vision.serving.http import error_response
 from phi_vision.serving.lifecycle import Lifecycle, default_max_requests
 from phi_vision.serving.middleware import origins
@@ -26,7 +28,7 @@ from phi_vision.serving.middleware.grammar_errors import GrammarErrors
 from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.private_folder import record_shared_memory
-from phi_vision.serving.routes import chat, health, plan
+from phi_vision.serving.routes import chat, files, health, plan
 from phi_vision.serving.vllm_compat import (
     chat_answers,
     error_messages,
@@ -68,7 +70,7 @@ class TaskEndpoints:
         args = app.state.args
         limits = connections.fit_to_descriptors(Limits.from_args(args))
         app.state.phi_vision_limits = limits
-        for router in (chat.router, plan.router, health.router):
+        for router in (chat.router, files.router, plan.router, health.router):
             app.include_router(router)
         chat.describe_request(app)
         for each in reversed(middleware(args, limits)):  # the one added last is the first to run
@@ -84,7 +86,12 @@ class TaskEndpoints:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         state.phi_vision = service = chat.ChatService(engine_client.model_config, args)
         limits: Limits = state.phi_vision_limits
-        renderer.install(engine_client.renderer, pictures.build(limits, engine_client.model_config))
+        model_config = engine_client.model_config
+        state.phi_vision_files = store = FileStore(limits)
+        state.phi_vision_pictures = opened = pictures.build(limits, model_config, store)
+        state.phi_vision_documents = Documents(opened, pictures.prompt_limits(limits, model_config))
+        files.keep_clean(state, store)
+        renderer.install(engine_client.renderer, opened)
         structured_outputs.install(engine_client)
         stop_tokens.install(engine_client)
         loop_guard.install(engine_client)

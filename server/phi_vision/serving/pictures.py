@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,54 +15,28 @@ from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.fetch import FetchLimits, FetchRefused, networks
 from phi_vision.media.sources import Sources
+from phi_vision.media.view import PageView
 from phi_vision.media.worker_pool import WorkerPool
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit, CropPolicy, Detail
-
-FILES_BUDGET_BYTES = 1 << 30  # of files that wait for a worker; more at once is overload
-_BUDGET_TIMEOUT_S = 10
+from phi_vision.serving.files import FileStore
+from phi_vision.serving.media_files import FileBudget, MediaFile
 
 
 @dataclass
 class Picture:
     """A picture of a request: where it is, how it is to be seen, and, once it is drawn, what that costs."""
 
-    url: str = field(repr=False)  # it can hold the file itself; empty once that is read
+    url: str = field(default="", repr=False)  # it can hold the file itself; empty once that is read
     param: str = "image_url"  # the field to name in an error
     detail: Detail | None = None
     explicit_num_crops: int | None = None  # set by the client
+    file: MediaFile | None = field(default=None, repr=False)  # in place of the URL; None once it is drawn
+    view: PageView | None = None  # of a document; None: a picture, which has one page
+    share: DecodeShare | None = field(default=None, repr=False)  # where workers have looked at its request
+    canvas: Canvas | None = field(default=None, repr=False)  # where it is drawn already
     num_crops: int = 0
     num_image_tokens: int = 0
-
-
-class FileBudget:
-    """Bounds the bytes of all files that are in memory at once."""
-
-    def __init__(self, budget_bytes: int = FILES_BUDGET_BYTES, timeout_s: float = _BUDGET_TIMEOUT_S) -> None:
-        self._budget_bytes = budget_bytes
-        self._timeout_s = timeout_s
-        self._used_bytes = 0
-
-    async def wait_for_capacity(self) -> None:
-        """Wait while too many files are in memory.
-
-        Raises:
-            RequestError: 429, after some time.
-        """
-        deadline = time.monotonic() + self._timeout_s
-        while self._used_bytes > self._budget_bytes:
-            if time.monotonic() > deadline:
-                raise RequestError("too many large pictures at once; try again later", status=429)
-            await asyncio.sleep(0.05)
-
-    @contextmanager
-    def count(self, data: bytes) -> Iterator[None]:
-        """Count a file while it is in memory."""
-        self._used_bytes += len(data)
-        try:
-            yield
-        finally:
-            self._used_bytes -= len(data)
 
 
 class Pictures:
@@ -73,17 +46,95 @@ class Pictures:
         sources: where files may come from.
         pool: what draws.
         policy: how many crops.
+        files: those that were uploaded.
+        max_pictures: in one prompt, pages of documents not counted; None: as many as vLLM takes.
     """
 
-    def __init__(self, sources: Sources, pool: WorkerPool, policy: CropPolicy) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        pool: WorkerPool,
+        policy: CropPolicy,
+        files: FileStore,
+        max_pictures: int | None = None,
+    ) -> None:
         self.policy = policy
         self._sources = sources
+        self._files = files
+        self._max_pictures = max_pictures
         self._pool = pool
         self._budget = FileBudget()
 
     def share(self) -> DecodeShare:
         """The share of the workers that a new request has."""
         return self._pool.share()
+
+    async def open(self, url: str, param: str = "image_url") -> MediaFile:
+        """The file behind a URL, read once: http(s), data, or one that this server has signed.
+
+        Raises:
+            RequestError: it is not to be had.
+        """
+        await self.wait_for_capacity()
+        return await self.read(url, param)
+
+    async def wait_for_capacity(self) -> None:
+        """Wait while too many files are in memory.
+
+        Raises:
+            RequestError: 429, after some time.
+        """
+        await self._budget.wait_for_capacity()
+
+    async def read(self, url: str, param: str) -> MediaFile:
+        """As `open`, at once."""
+        with naming(param):
+            if (signed := self._files.signed(url)) is not None:
+                return await self.read_upload(*signed, param)
+            try:
+                return MediaFile(await self._sources.read(url), self._budget)
+            except FetchRefused as error:
+                raise _unreadable(error, param) from error
+
+    async def read_upload(self, file_id: str, owner: str, param: str) -> MediaFile:
+        """The bytes of an uploaded file, at once.
+
+        Raises:
+            RequestError: 404: this owner has none of that id.
+        """
+        with naming(param):
+            return MediaFile(await asyncio.to_thread(self._files.read, file_id, owner), self._budget)
+
+    async def count_pages(
+        self, file: MediaFile, share: DecodeShare | None = None, param: str = "file"
+    ) -> int:
+        """How many pages a file has; a picture has one.
+
+        Raises:
+            RequestError: it cannot be read.
+        """
+        try:
+            return await self._pool.count_pages(file.data, share)
+        except PictureRefused as error:
+            raise RequestError(f"the file cannot be read: {error}", param=param) from error
+
+    async def canvas(
+        self,
+        file: MediaFile,
+        view: PageView,
+        limit: CropLimit,
+        share: DecodeShare | None = None,
+        param: str = "file",
+    ) -> Canvas:
+        """A page of a file as the model takes it.
+
+        Raises:
+            RequestError: it cannot be drawn.
+        """
+        try:
+            return await self._pool.draw(file.data, limit, share, view=view)
+        except PictureRefused as error:
+            raise RequestError(f"page {view.page + 1} cannot be read: {error}", param=param) from error
 
     async def draw(self, pictures: Sequence[Any], share: DecodeShare) -> list[Canvas]:
         """The canvases of all pictures of one prompt. How many there are decides about their crops.
@@ -94,6 +145,14 @@ class Pictures:
         for picture in pictures:
             if not isinstance(picture, Picture):
                 raise RequestError("a picture is given by its URL", param="image_url")
+        if self._max_pictures is not None:
+            alone = [picture for picture in pictures if picture.view is None]
+            if len(alone) > self._max_pictures:
+                raise RequestError(
+                    f"{len(alone)} pictures; at most {self._max_pictures} in one request",
+                    param=alone[-1].param,
+                )
+        share = next((picture.share for picture in pictures if picture.share is not None), share)
         drawing = (self._draw(picture, self._limit(picture, len(pictures)), share) for picture in pictures)
         canvases = await asyncio.gather(*drawing, return_exceptions=True)
         for canvas in canvases:
@@ -107,20 +166,48 @@ class Pictures:
         return self.policy.limit(num_pictures, picture.detail)
 
     async def _draw(self, picture: Picture, limit: CropLimit, share: DecodeShare) -> Canvas:
-        await self._budget.wait_for_capacity()
-        try:
-            data = await self._sources.read(picture.url)
-            picture.url = ""  # or a data URL would be in memory until the answer has ended
-            with self._budget.count(data):
-                canvas = await self._pool.draw(data, limit, share)
-        except (FetchRefused, PictureRefused) as error:
-            raise RequestError(f"the picture cannot be read: {error}", param=picture.param) from error
+        canvas = picture.canvas
+        if canvas is None:
+            file, picture.file = picture.file, None
+            if file is None:
+                file = await self.open(picture.url, picture.param)
+                picture.url = ""  # or a data URL would be in memory until the answer has ended
+            canvas = await self._draw_file(file, picture, limit, share)
         picture.num_crops = canvas.num_crops
         picture.num_image_tokens = canvas.num_image_tokens
         return canvas
 
+    async def _draw_file(
+        self, file: MediaFile, picture: Picture, limit: CropLimit, share: DecodeShare
+    ) -> Canvas:
+        if picture.view is not None:
+            return await self.canvas(file, picture.view, limit, share, picture.param)
+        if (num := await self.count_pages(file, share, picture.param)) > 1:
+            raise RequestError(
+                f"a document of {num} pages is no picture here; /v1/chat/completions and /v1/ocr read it",
+                param=picture.param,
+            )
+        try:
+            return await self._pool.draw(file.data, limit, share)
+        except PictureRefused as error:
+            raise _unreadable(error, picture.param) from error
 
-def build(limits: Limits, model_config: Any) -> Pictures:
+
+@contextmanager
+def naming(param: str) -> Iterator[None]:
+    """Have an error that names no field name this one."""
+    try:
+        yield
+    except RequestError as error:
+        error.param = error.param or param
+        raise
+
+
+def _unreadable(error: Exception, param: str) -> RequestError:
+    return RequestError(f"the picture cannot be read: {error}", param=param)
+
+
+def build(limits: Limits, model_config: Any, files: FileStore) -> Pictures:
     """For vLLM's `ModelConfig`, with all workers started."""
     fetch_limits = FetchLimits(
         max_bytes=limits.max_image_bytes,
@@ -129,8 +216,32 @@ def build(limits: Limits, model_config: Any) -> Pictures:
         allowed_hosts=model_config.allowed_media_domains or (),
     )
     directory = model_config.allowed_local_media_path
+    sources = Sources(fetch_limits, Path(directory).resolve() if directory else None)
     picture_limits = PictureLimits(limits.max_image_pixels)
     pool = WorkerPool(picture_limits, limits.num_media_workers, limits.decode_timeout_s)
     pool.warm_up()
     policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
-    return Pictures(Sources(fetch_limits, Path(directory).resolve() if directory else None), pool, policy)
+    return Pictures(sources, pool, policy, files, prompt_limits(limits, model_config).pictures)
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """How many pictures one prompt may have.
+
+    Args:
+        pictures: given as such.
+        pages: of all documents together.
+        together: what the engine takes.
+    """
+
+    pictures: int
+    pages: int
+    together: int
+
+
+def prompt_limits(limits: Limits, model_config: Any) -> PromptLimits:
+    """The operator's; where vLLM's own flag (`--limit-mm-per-prompt`) says something else, that counts."""
+    together = int(model_config.multimodal_config.get_limit_per_prompt("image"))
+    if together == limits.images_per_prompt:
+        return PromptLimits(limits.max_images, limits.max_pages, together)
+    return PromptLimits(together, min(limits.max_pages, together), together)

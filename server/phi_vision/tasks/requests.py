@@ -5,36 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from phi_vision.errors import RequestError
-from phi_vision.model.crops import Detail
+from phi_vision.tasks import media_parts
+from phi_vision.tasks.media_parts import MediaPart
 from phi_vision.tasks.presets import PRESETS, Preset, task_of
 from phi_vision.tasks.router_fields import is_choice
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a request: its place, its URL and the `detail` that the client set."""
-
-    message: int
-    part: int
-    url: str
-    detail: Detail | None
-
-    @property
-    def param(self) -> str:
-        """The field to name in an error."""
-        return f"messages[{self.message}].content[{self.part}].image_url"
 
 
 @dataclass(frozen=True)
 class TaskRequest:
     """A chat request with its task resolved: `body` is what the client sent plus the preset."""
 
-    body: Mapping[str, Any]
+    body: Mapping[str, Any]  # where a file part stood, there is an `image_url` part
     task: str | None
-    pictures: tuple[Picture, ...] = field(default=())
+    media: tuple[MediaPart, ...] = field(default=())  # of the `image_url` parts of `body`, in order
 
 
 def apply(body: Mapping[str, Any], served_names: Collection[str], *, max_model_len: int) -> TaskRequest:
@@ -49,14 +35,17 @@ def apply(body: Mapping[str, Any], served_names: Collection[str], *, max_model_l
         RequestError: unknown model or task, two different tasks, a task without a picture,
             vqa without a question, or a message whose shape is wrong.
     """
-    task = _resolve(body, served_names)
-    pictures = tuple(_pictures(body))
+    task = resolve_task(body, served_names)
+    media = tuple(_media_parts(body))
     own = {key: value for key, value in body.items() if key != "task"}
+    if any(part.is_file for part in media):
+        own["messages"] = [_with_file_parts_replaced(message) for message in own["messages"]]
     if task is None:
-        return TaskRequest(own, None, pictures)
-    if not pictures:
+        return TaskRequest(own, None, media)
+    if not media:
         raise RequestError(
-            f"task '{task}' needs at least one picture (an `image_url` part)", param="messages"
+            f"task '{task}' needs at least one picture (an `image_url` part) or document (a `file` part)",
+            param="messages",
         )
     preset = PRESETS[task]
     fields = copy.deepcopy(dict(preset.fields))
@@ -64,11 +53,16 @@ def apply(body: Mapping[str, Any], served_names: Collection[str], *, max_model_l
         fields["max_tokens"] = min(fields["max_tokens"], max_model_len)
     set_by_client = {key: value for key, value in own.items() if key not in fields or is_choice(key, value)}
     filled = fields | set_by_client
-    filled["messages"] = _with_prompts(body["messages"], task, preset)
-    return TaskRequest(filled, task, pictures)
+    filled["messages"] = _with_prompts(own["messages"], task, preset)
+    return TaskRequest(filled, task, media)
 
 
-def _resolve(body: Mapping[str, Any], served_names: Collection[str]) -> str | None:
+def resolve_task(body: Mapping[str, Any], served_names: Collection[str]) -> str | None:
+    """The task that the model's name or the field `task` asks for.
+
+    Raises:
+        RequestError: unknown model or task, or two different tasks.
+    """
     model = body.get("model")
     if model is not None and model not in served_names:
         known = ", ".join(sorted(served_names))
@@ -84,8 +78,8 @@ def _resolve(body: Mapping[str, Any], served_names: Collection[str]) -> str | No
     return by_field or by_name
 
 
-def _pictures(body: Mapping[str, Any]) -> Iterator[Picture]:
-    """All pictures of a request, in the order of the prompt."""
+def _media_parts(body: Mapping[str, Any]) -> Iterator[MediaPart]:
+    """All pictures and documents of a request, in the order of the prompt."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages must be a list with at least one message", param="messages")
@@ -103,25 +97,23 @@ def _pictures(body: Mapping[str, Any]) -> Iterator[Picture]:
             if kind == "text" and isinstance(part.get("text"), str):
                 continue
             if kind == "image_url":
-                yield _picture(part.get("image_url"), m, p)
+                yield media_parts.read_image_url(part.get("image_url"), f"{where}.image_url")
+            elif kind == "file":
+                yield media_parts.read_file(part.get("file"), f"{where}.file")
             elif kind == "text":
                 raise RequestError("a text part needs a string", param=f"{where}.text")
             else:
                 raise RequestError(
-                    f"content parts are 'text' or 'image_url', not {kind!r}", param=f"{where}.type"
+                    f"content parts are 'text', 'image_url' or 'file', not {kind!r}", param=f"{where}.type"
                 )
 
 
-def _picture(image_url: Any, message: int, part: int) -> Picture:
-    where = f"messages[{message}].content[{part}].image_url"
-    url, detail = image_url, None
-    if isinstance(image_url, dict):
-        url, detail = image_url.get("url"), image_url.get("detail")
-    if not isinstance(url, str) or not url:
-        raise RequestError("image_url needs a `url`: http(s) or a data URL", param=where)
-    if detail not in (None, "low", "high", "auto"):
-        raise RequestError(f"detail is 'low', 'high' or 'auto', not {detail!r}", param=f"{where}.detail")
-    return Picture(message, part, url, cast("Detail | None", detail))
+def _with_file_parts_replaced(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    picture = {"type": "image_url", "image_url": {"url": "file"}}
+    return {**message, "content": [picture if part["type"] == "file" else part for part in content]}
 
 
 def _with_prompts(messages: list[dict[str, Any]], task: str, preset: Preset) -> list[dict[str, Any]]:

@@ -243,12 +243,12 @@ def _count(text: str, path: _Path, field_name: str, key: str, node: _Node, found
 
 
 def _is_picture(key: str, node: _Node) -> bool:
-    """OpenAI's `image_url` and `image_url.url`, Anthropic's `source` of type `url` or `base64`."""
+    """OpenAI's `image_url`, `image_url.url` and `file_data`, Anthropic's `source` of a URL or base64."""
     if not isinstance(node.value, dict):
         return False
     if key == "url":
         return node.key == "image_url" or node.value.get("type") == "url"
-    return key == "image_url" or (key == "data" and node.value.get("type") == "base64")
+    return key in ("image_url", "file_data") or (key == "data" and node.value.get("type") == "base64")
 
 
 def _check_unicode(text: str, path: _Path) -> None:

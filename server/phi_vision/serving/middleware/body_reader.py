@@ -18,6 +18,8 @@ INLINE_BYTES = 50_000  # a body of up to this size is parsed at once, a larger o
 
 PRIORITY = "x-vllm-priority"  # a header
 
+UPLOADS = "/v1/files"  # this route reads files, which are no JSON, within limits of its own
+
 PARSED_BODY = "phi_vision_body"  # key in the scope; its value is the request's JSON object
 
 
@@ -38,7 +40,7 @@ class BodyReader:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, check, and pass the body on to the application."""
-        if scope["type"] != "http" or scope["method"] in SAFE_METHODS:
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS or scope["path"] == UPLOADS:
             await self.app(scope, receive, send)
             return
         try:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -23,17 +25,21 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
     ChatCompletionResponse,
 )
 from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
+from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from vllm.sampling_params import SamplingParams
 
 from phi_vision.documents.answers import Answer, Status, status_of
 from phi_vision.errors import RequestError
 from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import CROP_PX, num_image_tokens
+from phi_vision.serving.documents import Documents
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.pictures import Picture
+from phi_vision.serving.routes.files import owner_of
 from phi_vision.serving.vllm_compat import loop_guard
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets, requests
+from phi_vision.tasks.media_parts import MediaPart
 from phi_vision.tasks.router_fields import without_foreign_defaults
 
 router = APIRouter()
@@ -79,10 +85,15 @@ class PictureChatRequest(ChatCompletionRequest):
             if end == "repetition" and choice.logprobs and choice.logprobs.content:
                 choice.logprobs.content = _tokens_of(choice.message.content or "", choice.logprobs.content)
 
-    def put_pictures(self, pictures: Sequence[Picture]) -> None:
-        """Have vLLM's parser find `pictures`, in order, in place of their URLs."""
-        self._pictures = list(pictures)
-        waiting = iter(pictures)
+    def put_pictures(self, pictures: Sequence[Picture | Sequence[Picture]]) -> None:
+        """Have vLLM's parser find `pictures`, in order, in place of their URLs.
+
+        Args:
+            pictures: for each URL a picture, or the pages of a document.
+        """
+        of_each_url = [[each] if isinstance(each, Picture) else each for each in pictures]
+        self._pictures = list(itertools.chain.from_iterable(of_each_url))
+        waiting = iter(of_each_url)
         self.messages = [_with_pictures(message, waiting) for message in self.messages]  # type: ignore[has-type]
 
     @property
@@ -107,7 +118,6 @@ class ChatService:
 
     def __init__(self, model_config: ModelConfig, args: Namespace) -> None:
         self.served_names = frozenset(args.served_model_name)
-        self.max_images = int(model_config.multimodal_config.get_limit_per_prompt("image"))
         self.crop_policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
         self.max_model_len: int = model_config.max_model_len
 
@@ -116,18 +126,6 @@ class ChatService:
         """What an ordinary request takes of the KV cache: one picture and an answer."""
         picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
         return picture + presets.TYPICAL_ANSWER_TOKENS
-
-    def pictures(self, found: Sequence[requests.Picture], explicit_num_crops: int | None) -> list[Picture]:
-        """The pictures of a request as the renderer needs them.
-
-        Raises:
-            RequestError: too many.
-        """
-        if len(found) > self.max_images:
-            raise RequestError(
-                f"{len(found)} pictures; at most {self.max_images} in one request", param="messages"
-            )
-        return [Picture(picture.url, picture.param, picture.detail, explicit_num_crops) for picture in found]
 
 
 async def _json_body(raw_request: Request) -> dict[str, Any]:
@@ -164,12 +162,15 @@ async def create_chat_completion(
     body: Annotated[dict[str, Any], Depends(_json_body)], raw_request: Request
 ) -> Response | None:
     """Chat completions as OpenAI and vLLM define them, with tasks and crops for pictures."""
-    request, task = _resolve(body, raw_request.app.state.phi_vision)
+    resolved = _resolve(body, raw_request.app.state.phi_vision)
     # Or the files in the body would be in memory until the answer has ended: FastAPI holds both objects, and
     # what vLLM listens with, the last message that it received.
     raw_request.scope.pop(PARSED_BODY).clear()
     body.clear()
     await raw_request.receive()
+    if resolved.media and not await _put_pictures(resolved, raw_request):
+        return None  # the client has gone
+    request, task = resolved.request, resolved.task
 
     response: Response | None = await vllm_chat.create_chat_completion(request, raw_request)
 
@@ -182,16 +183,36 @@ async def create_chat_completion(
     return response
 
 
-def _resolve(body: Mapping[str, Any], service: ChatService) -> tuple[PictureChatRequest, str | None]:
-    """The request that vLLM's route takes, and its task."""
+@dataclass
+class _Resolved:
+    """The request that vLLM's route takes, its task, and where its pictures are."""
+
+    request: PictureChatRequest
+    task: str | None
+    media: list[MediaPart]
+    num_crops: int | None  # set by the client
+
+
+def _resolve(body: Mapping[str, Any], service: ChatService) -> _Resolved:
     applied = requests.apply(body, service.served_names, max_model_len=service.max_model_len)
     request = _validated(applied.body)
-    explicit_num_crops = _explicit_num_crops(request.mm_processor_kwargs)
+    num_crops = _explicit_num_crops(request.mm_processor_kwargs)
     request.mm_processor_kwargs = None  # vLLM takes none from strangers
-    request.put_pictures(service.pictures(applied.pictures, explicit_num_crops))
     if applied.task and presets.PRESETS[applied.task].ends_loops:
         request.end_loops()
-    return request, applied.task
+    return _Resolved(request, applied.task, list(applied.media), num_crops)
+
+
+@with_cancellation
+async def _put_pictures(resolved: _Resolved, raw_request: Request) -> bool:
+    """Open the documents, and put each page and picture into its place."""
+    documents: Documents = raw_request.app.state.phi_vision_documents
+    pictures = await documents.open(resolved.media, owner_of(raw_request))
+    resolved.media.clear()  # or data URLs would be in memory until the answer has ended
+    for picture in itertools.chain.from_iterable(pictures):
+        picture.explicit_num_crops = resolved.num_crops
+    resolved.request.put_pictures(pictures)
+    return True
 
 
 def describe_request(app: FastAPI) -> None:
@@ -257,12 +278,14 @@ def _num_visible(text: str) -> int:
     return sum(map(len, text.split()))
 
 
-def _with_pictures(message: Any, waiting: Iterator[Picture]) -> Any:
+def _with_pictures(message: Any, waiting: Iterator[Sequence[Picture]]) -> Any:
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    parts = [
-        {"type": "image_pil", "image_pil": next(waiting)} if part["type"] == "image_url" else part
-        for part in content
-    ]
+    parts: list[Any] = []
+    for part in content:
+        if part["type"] == "image_url":
+            parts += ({"type": "image_pil", "image_pil": picture} for picture in next(waiting))
+        else:
+            parts.append(part)
     return {**message, "content": parts}
