@@ -102,7 +102,10 @@ def prose(rng: Random, size: tuple[int, int], em: float) -> Page:
 def columns(rng: Random, size: tuple[int, int], em: float) -> Page:
     """A heading over two columns of mixed case."""
     sheet = _Sheet(size)
-    sheet.print(size[1] * 0.08, [(size[0] * 0.1, _sentence(rng, 3), "ls")], em * 1.8)
+    heading = _sentence(rng, 3)
+    while _font(em * 1.8).getlength(heading) < size[0] * 0.6:
+        heading += f" {_word(rng)}"
+    sheet.print(size[1] * 0.08, [(size[0] * 0.1, heading, "ls")], em * 1.8)
     gutter = max(2 * em, size[0] * 0.04) / 2
     middle = size[0] / 2
     for column, (left, right) in enumerate(
