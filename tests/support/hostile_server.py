@@ -58,7 +58,7 @@ class FakeServer:
                 refused = bool(fake.refusals)
                 status, headers = fake.refusals.pop(0) if refused else (fake.status, fake.headers)
                 head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-                reply = '{"error": {"message": "busy"}}' if refused else fake.reply
+                reply = '{"error": {"message": "busy"}}' if refused else fake.next_reply()
                 self.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1"), reply)
 
             def send(self, head: bytes, body: Iterable[bytes] | bytes | str) -> None:
@@ -80,6 +80,10 @@ class FakeServer:
         self.port = self._http.server_port
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def next_reply(self) -> Iterable[bytes] | bytes | str:
+        """What the next chat is answered with."""
+        return self.reply
 
     def close(self) -> None:
         self._http.shutdown()

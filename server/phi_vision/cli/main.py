@@ -65,7 +65,16 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     predict.add_argument(
-        "--image", action="append", required=True, metavar="PATH_OR_URL", help="a picture; repeat for several"
+        "--image",
+        action="append",
+        required=True,
+        metavar="PATH_OR_URL",
+        help="a picture, repeat for several; or a PDF or multi-page TIFF, which is read page by page",
+    )
+    predict.add_argument(
+        "--pages",
+        metavar="LIST",
+        help=f"pages of a document, as in 1-3,7; default: all, of {Limits.max_pages} at most",
     )
     predict.add_argument(
         "--task",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_vision.client.chat import Answer, ApiKeyRequired, Endpoint, Retry, ask, served_tasks
-from phi_vision.client.images import Input, load
+from phi_vision.client.images import Input, choose_pages, load
 from phi_vision.client.output import check_writable, write_whole
 from phi_vision.client.process import ServerStartError, local_server
 from phi_vision.client.text import one_line, visible
@@ -52,39 +52,82 @@ def _predict(options: argparse.Namespace) -> None:
     output = Path(options.output) if options.output else None
     if output is not None:
         check_writable(output)
-    pictures = [load(name) for name in options.image]
+    requests = _requests([load(name) for name in options.image], options.pages)
     streams = output is None and options.format == "txt"
     started_s = time.perf_counter()
-    with _endpoint(options.base_url, options.device) as endpoint:
-        model = _find_model(endpoint, options.task)
-        answer = _ask(endpoint, model, options.prompt, pictures, streams=streams)
-    if answer.model == PHI_3_5_VISION.demo_name:
-        _print_status(
-            "answered by the DEMO model: it reads printed capitals and names plain shapes, nothing else"
-        )
-    if streams:
-        return
-    if options.format == "json":
-        result = {
-            "text": answer.text,
-            "task": options.task,
-            "prompt": options.prompt or preset.prompt,
-            "model": answer.model,
-            "images": [
-                {"name": p.name, "width": p.width, "height": p.height, "crops": crops, "tokens": tokens}
-                for p, crops, tokens in zip(pictures, answer.num_crops, answer.image_tokens, strict=True)
-            ],
-            "usage": answer.usage,
-            "finish_reason": answer.finish_reason,
-            "seconds": round(time.perf_counter() - started_s, 3),
-        }
-        text = visible(json.dumps(result, indent=2, ensure_ascii=False)) + "\n"
-    else:
-        text = answer.text + "\n"
-    if output is None:
-        _print(text)
-    else:
-        write_whole(output, text)
+    texts: list[str] = []
+    try:
+        with _endpoint(options.base_url, options.device) as endpoint:
+            model = _find_model(endpoint, options.task)
+            for number, inputs in enumerate(requests, 1):
+                heading = _heading(inputs) if len(requests) > 1 else ""
+                if heading:
+                    _print_status(f"page {inputs[0].page}, {number} of {len(requests)}")
+                if streams:
+                    _print(heading)
+                answer = _ask(endpoint, model, options.prompt, inputs, streams=streams)
+                if number == 1 and answer.model == PHI_3_5_VISION.demo_name:
+                    _print_status(
+                        "answered by the DEMO model: it reads printed capitals and names plain shapes, "
+                        "nothing else"
+                    )
+                if streams:
+                    continue
+                now_s = time.perf_counter()
+                if options.format == "json":
+                    text = _as_json(inputs, answer, options, now_s - started_s)
+                else:
+                    text = heading + answer.text + "\n"
+                started_s = now_s
+                texts.append(text)
+                if output is None:
+                    _print(text)
+    finally:  # the pages before one that failed are kept
+        if output is not None and texts:
+            write_whole(output, "".join(texts))
+
+
+def _requests(inputs: Sequence[Input], pages: str | None) -> Sequence[Sequence[Input]]:
+    """What is asked together: all pictures, but each page of a document by itself, at full crops."""
+    if pages is None and all(given.num_pages is None for given in inputs):
+        return [inputs]
+    if len(inputs) > 1:
+        raise UsageError("the pages of a document are read one by one; give one --image")
+    return [[page] for page in choose_pages(inputs[0], pages)]
+
+
+def _heading(inputs: Sequence[Input]) -> str:
+    """The line above the text of one of several pages."""
+    page = inputs[0]
+    return f"--- {one_line(page.name)}, page {page.page} of {page.num_pages} ---\n"
+
+
+def _as_json(inputs: Sequence[Input], answer: Answer, options: argparse.Namespace, seconds: float) -> str:
+    """The answer with all that is known of it; that of a document's page is one line."""
+    result = {
+        "text": answer.text,
+        "task": options.task,
+        "prompt": options.prompt or PRESETS[options.task].prompt,
+        "model": answer.model,
+        "images": [
+            _described(given, crops, tokens)
+            for given, crops, tokens in zip(inputs, answer.num_crops, answer.image_tokens, strict=True)
+        ],
+        "usage": answer.usage,
+        "finish_reason": answer.finish_reason,
+        "seconds": round(seconds, 3),
+    }
+    indent = None if inputs[0].num_pages else 2
+    return visible(json.dumps(result, indent=indent, ensure_ascii=False)) + "\n"
+
+
+def _described(given: Input, crops: int | None, tokens: int | None) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": given.name}
+    if given.num_pages is not None:
+        about |= {"page": given.page, "pages": given.num_pages}
+    elif given.size is not None:
+        about |= {"width": given.size[0], "height": given.size[1]}
+    return {**about, "crops": crops, "tokens": tokens}
 
 
 @contextmanager
@@ -135,17 +178,15 @@ def _find_model(endpoint: Endpoint, task: str) -> str:
 
 
 def _ask(
-    endpoint: Endpoint, model: str, prompt: str | None, pictures: Sequence[Input], *, streams: bool
+    endpoint: Endpoint, model: str, prompt: str | None, inputs: Sequence[Input], *, streams: bool
 ) -> Answer:
     """Send the request; show the text as it comes if asked to."""
-    content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": picture.url}} for picture in pictures
-    ]
+    content = [given.part for given in inputs]
     if prompt:
         content.append({"type": "text", "text": prompt})
     retry = Retry(on_wait=lambda message, wait_s: _print_status(f"{message}; trying again in {wait_s:.0f} s"))
     if not streams:
-        return ask(endpoint, model, content, len(pictures), retry=retry)
+        return ask(endpoint, model, content, len(inputs), retry=retry)
     shown = False
 
     def show(piece: str) -> None:
@@ -154,7 +195,7 @@ def _ask(
         _print(piece)
 
     try:
-        answer = ask(endpoint, model, content, len(pictures), show, retry)
+        answer = ask(endpoint, model, content, len(inputs), show, retry)
     except BaseException:
         if shown:
             _print("\n")

@@ -22,8 +22,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
-import numpy as np
-
 from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.pages import may_have_pages
@@ -246,6 +244,8 @@ class _Worker:
         width, height = answer["size"]
         num_crops = limit.num_crops(width, height)
         grid = crop_grid(width, height, num_crops)
+        import numpy as np  # here: a client that counts pages does without
+
         pixels = np.empty((3, grid.height, grid.width), np.uint8)
         if os.preadv(self._memory.fileno(), [pixels.data], 0) < pixels.nbytes:
             raise EOFError
