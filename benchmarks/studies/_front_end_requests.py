@@ -50,10 +50,13 @@ class Requests:
         tail = base64.b64encode(next(self._numbers).to_bytes(9, "big"))
         head = (
             f'{{"model": "{MODEL}", "max_tokens": 1, "temperature": 0, "messages": [{{"role": "user", '
-            '"content": [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": '
-            '{"url": "data:image/x;base64,'
+            '"content": [{"type": "text", "text": "What is this?"}, '
         )
-        return head.encode() + self._encoded + tail + b'"}}]}]}'
+        return head.encode() + self.part(self._encoded + tail) + b"]}]}"
+
+    def part(self, file: bytes) -> bytes:
+        """The file, in base64, as a content part."""
+        return b'{"type": "image_url", "image_url": {"url": "data:image/x;base64,' + file + b'"}}'
 
 
 def post_all(port: int, requests: Requests, count: int, concurrency: int) -> float:

@@ -116,7 +116,7 @@ def measure_speed(
             with running(variant, checkout, number) as server:
                 for name, data in files.items():
                     count = max(8 * number, round(seconds * number / ideal_s[name]))
-                    rates, cpu_ms = measure_rates(server, data, count, 4 * number, rounds)
+                    rates, cpu_ms = measure_rates(server, Requests(data), count, 4 * number, rounds)
                     ideal = number / ideal_s[name]
                     rows.append(
                         {
@@ -141,7 +141,7 @@ def measure_speed(
 
 
 def measure_rates(
-    server: FrontEnd, data: bytes, count: int, concurrency: int, rounds: int
+    server: FrontEnd, requests: Requests, count: int, concurrency: int, rounds: int
 ) -> tuple[list[float], float]:
     """Pictures a second in each round, and the server's own processor time in ms a picture.
 
@@ -149,7 +149,6 @@ def measure_rates(
     """
     import psutil
 
-    requests = Requests(data)
     post_all(server.port, requests, concurrency, concurrency)
     process = psutil.Process(server.process.pid)
     before = process.cpu_times()

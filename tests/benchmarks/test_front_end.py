@@ -8,9 +8,10 @@ import json
 
 import numpy as np
 import pytest
+from phi_vision.media import pages
 from PIL import Image
 
-from benchmarks.studies import _front_end_requests
+from benchmarks.studies import _front_end_requests, pdf_pages
 
 
 def sent_file(body: bytes) -> bytes:
@@ -27,3 +28,14 @@ def test_each_request_has_a_file_of_its_own_of_the_same_picture(image_format: st
     pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
     assert pictures[0].shape == (200, 300, 3) and pictures[0].std() > 10
+
+
+def test_each_request_asks_for_the_next_page_of_a_file_of_its_own() -> None:
+    data = pdf_pages.text()
+    requests = pdf_pages.PageRequests(data)
+    parts = [json.loads(requests.next())["messages"][0]["content"][1]["file"] for _ in range(11)]
+    assert [part["pages"] for part in parts] == [*map(str, range(1, 11)), "1"]
+    files = [base64.b64decode(part["file_data"].partition(",")[2], validate=True) for part in parts]
+    assert len(set(files)) == 11 and all(file.startswith(data) for file in files)
+    assert {pages.count_pages(file) for file in files} == {10}
+    assert pdf_pages.seconds_a_page(files[0]) > 0
