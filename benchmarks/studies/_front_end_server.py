@@ -29,6 +29,7 @@ def serve(variant: str, workers: int, folder: Path, port: int) -> int:
     )
     assert spec is not None and spec.loader is not None
     stub = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = stub  # where its dataclasses look for their module
     spec.loader.exec_module(stub)
     from vllm.v1.engine import core_client
 
