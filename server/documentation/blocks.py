@@ -156,22 +156,6 @@ def front_end() -> str:
     return _table("workers | picture | ours, a second | before | stock vLLM | ours, of the ideal", rows)
 
 
-def pdf_pages() -> str:
-    """Pages of PDF files a second through the front end."""
-    rows = [
-        (
-            row["workers"],
-            row["document"],
-            f"{row['pages_per_s']:.1f}",
-            f"{row['page_cpu_ms']:.1f}",
-            f"{row['server_cpu_ms']:.1f}",
-            f"{row['share_of_ideal']:.0%}",
-        )
-        for row in _result("pdf_pages.json")["speed"]
-    ]
-    return _table("workers | document | pages a second | worker, ms | server, ms | of the ideal", rows)
-
-
 def demo_exam() -> str:
     """How often the demo model is right."""
     return exam_table(_result("demo_exam.json")["parts"])
