@@ -21,6 +21,7 @@ from phi_vision.errors import UsageError
 from phi_vision.tasks.presets import PRESETS
 
 from tests.support import stub_engine
+from tests.support.pdf import Page, pdf
 from tests.support.serving import Server
 from tests.support.stub_engine import ANSWER
 from tests.support.stub_server import StubServer
@@ -71,6 +72,16 @@ def test_several_pictures_one_by_url(stub: StubServer) -> None:
     images = json.loads(done.stdout)["images"]
     assert [i["name"] for i in images] == [INVOICE, url]
     assert [i["crops"] for i in images] == [4, 4]
+
+
+def test_pages_of_a_pdf_are_read_at_full_crops(stub: StubServer, tmp_path: Path) -> None:
+    path = tmp_path / "scan.pdf"
+    path.write_bytes(pdf(Page(), Page(size=(800, 600)), Page(size=(800, 600))))
+    done = predict(stub, "--image", str(path), "--pages", "2-3", "--task", "ocr", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    about = {"name": str(path), "pages": 3, "crops": 16, "tokens": 1921}
+    images = [json.loads(line)["images"] for line in done.stdout.splitlines()]
+    assert images == [[{**about, "page": 2}], [{**about, "page": 3}]]
 
 
 @pytest.mark.parametrize("kind", ["txt", "json"])
