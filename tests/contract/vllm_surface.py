@@ -329,6 +329,12 @@ ROUTES = [
         ("request", "raw_request"),
     ),
     Name("vllm.entrypoints.openai.chat_completion", "api_router", "has vLLM's chat route"),
+    Name("vllm.entrypoints.serve.utils.api_utils", "with_cancellation", "ends a route whose client has gone"),
+    Name("vllm.entrypoints.serve.utils.api_utils", "load_aware_call", "counts a request in vLLM's load"),
+    Name("vllm.entrypoints.serve.utils.api_utils", "validate_json_request", "checks a body's type"),
+    Name("vllm.entrypoints.serve.engine.protocol", "ErrorResponse.error", "an answer that is none"),
+    Name("vllm.exceptions", "GenerationError", "a request that the engine failed at"),
+    Name("vllm.utils", "random_uuid", "an id for the requests of one document"),
     Name(
         "vllm.entrypoints.openai.chat_completion.api_router",
         "create_chat_completion",

@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI, Request
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
+from phi_vision.serving import openapi
 from phi_vision.serving.app import TaskEndpoints, middleware
-from phi_vision.serving.routes import chat
 from phi_vision.serving.vllm_compat import error_messages, server_class
 
 from tests.support.asgi import request
@@ -80,7 +80,7 @@ def test_safe_methods_pass_without_key_and_while_the_server_is_full(method: str)
 
 
 def test_the_plugin_adds_them_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((server_class, "install"), (error_messages, "install"), (chat, "describe_request")):
+    for module, name in ((server_class, "install"), (error_messages, "install"), (openapi, "define")):
         monkeypatch.setattr(module, name, lambda *_: None)  # these change vLLM's modules and routes
     attached, limits = FastAPI(), Limits(max_connections=2, max_images=3)
     attached.state.args = args = Namespace(api_key=["secret"], host="127.0.0.1", allowed_origins=[])

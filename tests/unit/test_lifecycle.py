@@ -272,7 +272,7 @@ def test_a_dead_engine_is_neither_alive_nor_ready(monkeypatch: pytest.MonkeyPatc
     run(scenario())
 
 
-def test_the_default_cap_is_what_runs_at_once_and_as_many_waiting() -> None:
+def test_as_many_requests_run_at_once_as_the_cache_holds() -> None:
     @dataclass
     class Config:
         max_num_seqs: int = 256
@@ -283,8 +283,8 @@ def test_the_default_cap_is_what_runs_at_once_and_as_many_waiting() -> None:
         cache_config = scheduler_config = property(lambda self: self)
 
     config: Any = Config()
-    assert lifecycle.default_max_requests(config, 3000) == 20
+    assert lifecycle.max_running(config, 3000) == 10
     config.max_num_seqs = 4
-    assert lifecycle.default_max_requests(config, 3000) == 8
+    assert lifecycle.max_running(config, 3000) == 4
     config.kv_cache_size_tokens, config.num_gpu_blocks = None, 100
-    assert lifecycle.default_max_requests(config, 3000) == 2
+    assert lifecycle.max_running(config, 3000) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from argparse import Namespace
 
 from fastapi import FastAPI, Request
@@ -9,15 +10,16 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import State
 from starlette.middleware import Middleware
 from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, PLAN_ARGUMENT
-from phi_vision.serving import connections, pictures
+from phi_vision.serving import connections, openapi, pictures
 from phi_vision.serving.documents import Documents
 from phi_vision.serving.files import FileStore
 from phi_vision.serving.http import error_response
-from phi_vision.serving.lifecycle import Lifecycle, default_max_requests
+from phi_vision.serving.lifecycle import Lifecycle, max_running
 from phi_vision.serving.middleware import origins
 from phi_vision.serving.middleware.admission import AdmissionControl
 from phi_vision.serving.middleware.api_key import ApiKeyMiddleware
@@ -27,8 +29,9 @@ from phi_vision.serving.middleware.fields import FieldRules
 from phi_vision.serving.middleware.grammar_errors import GrammarErrors
 from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
+from phi_vision.serving.mistral_ocr import OCRRequest
 from phi_vision.serving.private_folder import record_shared_memory
-from phi_vision.serving.routes import chat, files, health, plan
+from phi_vision.serving.routes import chat, files, health, ocr, plan
 from phi_vision.serving.vllm_compat import (
     chat_answers,
     error_messages,
@@ -39,6 +42,7 @@ from phi_vision.serving.vllm_compat import (
     stop_tokens,
     structured_outputs,
 )
+from phi_vision.tasks import presets
 
 
 def middleware(args: Namespace, limits: Limits) -> list[Middleware]:
@@ -70,9 +74,11 @@ class TaskEndpoints:
         args = app.state.args
         limits = connections.fit_to_descriptors(Limits.from_args(args))
         app.state.phi_vision_limits = limits
-        for router in (chat.router, files.router, plan.router, health.router):
+        for router in (chat.router, ocr.router, files.router, plan.router, health.router):
             app.include_router(router)
-        chat.describe_request(app)
+        task = {"type": "string", "enum": list(presets.PRESETS)}
+        openapi.define(app, ChatCompletionRequest, {"task": task})
+        openapi.define(app, OCRRequest)
         for each in reversed(middleware(args, limits)):  # the one added last is the first to run
             app.add_middleware(each.cls, *each.args, **each.kwargs)
         server_class.install()
@@ -92,7 +98,7 @@ class TaskEndpoints:
         state.phi_vision_documents = Documents(opened, pictures.prompt_limits(limits, model_config))
         files.keep_clean(state, store)
         renderer.install(engine_client.renderer, opened)
-        structured_outputs.install(engine_client)
+        trials = structured_outputs.install(engine_client)
         stop_tokens.install(engine_client)
         loop_guard.install(engine_client)
         chat_answers.install(state.openai_serving_chat)
@@ -104,9 +110,9 @@ class TaskEndpoints:
         max_model_len = config.model_config.max_model_len
         state.phi_vision_body_limits = BodyLimits(TokenBound(vocabulary), max_model_len)
         state.phi_vision_field_rules = FieldRules(self._app, config, service.served_names)
-        max_requests = limits.max_num_queued_reqs or min(
-            default_max_requests(config, service.tokens_per_request), limits.max_connections - 1
-        )
+        running = max_running(config, service.tokens_per_request)
+        max_requests = limits.max_num_queued_reqs or min(2 * running, limits.max_connections - 1)
+        state.phi_vision_ocr = ocr.OcrService(opened, trials, limits.max_pages, asyncio.Semaphore(running))
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
         plan.report(state, config, getattr(args, PLAN_ARGUMENT, None))
         record_shared_memory()

@@ -37,11 +37,11 @@ def stop_was_requested() -> bool:
     return _stop_requested
 
 
-def default_max_requests(config: VllmConfig, tokens_per_request: int) -> int:
-    """Twice as many requests as run at once: as many as the KV cache holds, and as many waiting."""
+def max_running(config: VllmConfig, tokens_per_request: int) -> int:
+    """How many requests run at once: as many as the KV cache holds."""
     cache, scheduler = config.cache_config, config.scheduler_config
     kv_tokens = cache.kv_cache_size_tokens or (cache.num_gpu_blocks or 0) * cache.block_size
-    return 2 * max(1, min(scheduler.max_num_seqs, kv_tokens // tokens_per_request))
+    return max(1, min(scheduler.max_num_seqs, kv_tokens // tokens_per_request))
 
 
 class Lifecycle:

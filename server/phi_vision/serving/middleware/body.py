@@ -34,7 +34,10 @@ INTEGERS = (-(2**63), 2**64 - 1)  # what vLLM can hand to its engine
 _MAX_DIGITS = 20
 _BEYOND = 2**64  # stands for any integer of more digits, which would take long to parse
 
-PROMPT_FIELDS = frozenset({"messages", "prompt", "input", "instructions", "system"})
+PROMPT_FIELDS = frozenset(
+    {"messages", "prompt", "input", "instructions", "system", "document_annotation_prompt"}
+)
+_PICTURE_FIELDS = PROMPT_FIELDS | {"document"}
 _TEXT_KEYS = PROMPT_FIELDS | {"content", "text", "output"}  # whose strings reach the prompt
 
 _MAX_TOKENS_A_CHAR = 4  # its bytes
@@ -227,13 +230,12 @@ def _prompt_of(node: _Node, path: _Path, depth: int, kind: type) -> str:
 
 
 def _count(text: str, path: _Path, field_name: str, key: str, node: _Node, found: _Found) -> None:
-    if field_name in PROMPT_FIELDS:
-        if key in _TEXT_KEYS:
-            name = node.prompt or (str(path) if field_name == "prompt" else field_name)
-            found.prompts.setdefault(name, []).append(_Text(path, text))
-            return
-        if _is_picture(key, node):
-            return  # the decoders have limits of their own
+    if field_name in PROMPT_FIELDS and key in _TEXT_KEYS:
+        name = node.prompt or (str(path) if field_name == "prompt" else field_name)
+        found.prompts.setdefault(name, []).append(_Text(path, text))
+        return
+    if field_name in _PICTURE_FIELDS and _is_picture(key, node):
+        return  # the decoders have limits of their own
     found.other_chars[field_name] += len(text)
     if key in MAX_CHARS and (key == "role" or key == field_name):
         counted = str(path) if key == "role" else key
@@ -243,12 +245,14 @@ def _count(text: str, path: _Path, field_name: str, key: str, node: _Node, found
 
 
 def _is_picture(key: str, node: _Node) -> bool:
-    """OpenAI's `image_url`, `image_url.url` and `file_data`, Anthropic's `source` of a URL or base64."""
+    """OpenAI's `image_url`, `image_url.url`, `file_data`; Anthropic's `source`; Mistral's `document_url`."""
     if not isinstance(node.value, dict):
         return False
     if key == "url":
         return node.key == "image_url" or node.value.get("type") == "url"
-    return key in ("image_url", "file_data") or (key == "data" and node.value.get("type") == "base64")
+    return key in ("image_url", "file_data", "document_url") or (
+        key == "data" and node.value.get("type") == "base64"
+    )
 
 
 def _check_unicode(text: str, path: _Path) -> None:

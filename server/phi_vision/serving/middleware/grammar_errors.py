@@ -66,7 +66,12 @@ def field_of(kind: Kind | None, body: Mapping[str, Any]) -> str:
     if kind in ("json", "json_object", "structural_tag"):
         if body.get("tools") and body.get("tool_choice", "auto") not in ("auto", "none", {"type": "auto"}):
             return "tools"
-        for name, inner in (("response_format", None), ("text", "format"), ("output_config", "format")):
+        for name, inner in (
+            ("response_format", None),
+            ("document_annotation_format", None),
+            ("text", "format"),
+            ("output_config", "format"),
+        ):
             value = body.get(name)
             if inner and isinstance(value, dict):
                 value = value.get(inner)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
@@ -32,6 +32,7 @@ from phi_vision.documents.answers import Answer, Status, status_of
 from phi_vision.errors import RequestError
 from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import CROP_PX, num_image_tokens
+from phi_vision.serving import openapi
 from phi_vision.serving.documents import Documents
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.pictures import Picture
@@ -48,7 +49,6 @@ _PATH = "/v1/chat/completions"
 _VLLM_ROUTE = next(
     route for route in vllm_chat.router.routes if isinstance(route, APIRoute) and route.path == _PATH
 )
-_SCHEMA_REF = "#/components/schemas/{model}"
 
 # What a chat request may hold: vLLM's fields, and OpenAI's that vLLM does not know and ignores. Not
 # how media are decoded.
@@ -149,14 +149,7 @@ async def show_tasks(raw_request: Request) -> JSONResponse:
     _PATH,
     dependencies=_VLLM_ROUTE.dependencies,
     response_model=None,  # responses come ready-made
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": _SCHEMA_REF.format(model="ChatCompletionRequest")}}
-            },
-        }
-    },
+    openapi_extra=openapi.body_of(ChatCompletionRequest),
 )
 async def create_chat_completion(
     body: Annotated[dict[str, Any], Depends(_json_body)], raw_request: Request
@@ -213,23 +206,6 @@ async def _put_pictures(resolved: _Resolved, raw_request: Request) -> bool:
         picture.explicit_num_crops = resolved.num_crops
     resolved.request.put_pictures(pictures)
     return True
-
-
-def describe_request(app: FastAPI) -> None:
-    """Define the body of our route in /openapi.json: FastAPI does not know a body that a dependency reads."""
-    make_document = app.openapi
-
-    def with_request() -> dict[str, Any]:
-        document = make_document()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        request = ChatCompletionRequest.model_json_schema(ref_template=_SCHEMA_REF)
-        for name, schema in request.pop("$defs", {}).items():
-            schemas.setdefault(name, schema)
-        request["properties"]["task"] = {"type": "string", "enum": list(presets.PRESETS)}
-        schemas["ChatCompletionRequest"] = request
-        return document
-
-    app.openapi = with_request  # type: ignore[method-assign]  # as FastAPI's docs have it
 
 
 def _validated(body: Mapping[str, Any]) -> PictureChatRequest:
