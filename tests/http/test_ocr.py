@@ -132,6 +132,13 @@ def test_curl(scripted: StubServer) -> None:
     assert [page["markdown"] for page in read["pages"]] == TEXTS
 
 
+def test_the_request_is_described(stub: StubServer) -> None:
+    document = httpx.get(f"{stub.url}/openapi.json").json()
+    body = document["paths"]["/v1/ocr"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    described = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+    assert {"document", "pages", "tiles"} <= set(described["properties"])
+
+
 # What is asked ------------------------------------------------------------------------------------
 
 

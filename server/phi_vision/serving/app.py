@@ -112,7 +112,9 @@ class TaskEndpoints:
         state.phi_vision_field_rules = FieldRules(self._app, config, service.served_names)
         running = max_running(config, service.tokens_per_request)
         max_requests = limits.max_num_queued_reqs or min(2 * running, limits.max_connections - 1)
-        state.phi_vision_ocr = ocr.OcrService(opened, trials, limits.max_pages, asyncio.Semaphore(running))
+        state.phi_vision_ocr = ocr.OcrService(
+            opened, service.crop_policy, trials, limits.max_pages, asyncio.Semaphore(running)
+        )
         state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
         plan.report(state, config, getattr(args, PLAN_ARGUMENT, None))
         record_shared_memory()

@@ -20,7 +20,7 @@ from phi_vision.errors import RequestError
 from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.view import PageView, Region, Rotation
 from phi_vision.model.canvas import Canvas
-from phi_vision.model.crops import CropLimit
+from phi_vision.model.crops import CropLimit, CropPolicy
 from phi_vision.serving import annotation, mistral_ocr, openapi
 from phi_vision.serving.media_files import MediaFile
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
@@ -45,12 +45,14 @@ class OcrService:
 
     Args:
         pictures: where files are opened and drawn.
+        crop_policy: how many crops a page gets.
         trials: of the schemas of annotations.
         max_pages: of one request.
         slots: for the pages of all requests that are read at once.
     """
 
     pictures: Pictures
+    crop_policy: CropPolicy
     trials: SpecTrials
     max_pages: int
     slots: asyncio.Semaphore
@@ -151,7 +153,12 @@ async def _read(
     Raises:
         RequestError: all of them failed; why the first did.
     """
-    options = ReadOptions(tiles=request.tiles, retries=request.retries)
+    options = ReadOptions(
+        tiles=request.tiles,
+        num_crops=service.crop_policy.limit(1, "high").most,
+        retries=request.retries,
+        fixed=frozenset() if request.tiles == "auto" else frozenset({"tiles"}),
+    )
     own_slots = asyncio.Semaphore(PAGES_AT_ONCE)
 
     async def read(number: int) -> PageResult | RequestError:
