@@ -11,6 +11,7 @@ from starlette.datastructures import State
 from starlette.middleware import Middleware
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
@@ -31,7 +32,7 @@ from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.mistral_ocr import OCRRequest
 from phi_vision.serving.private_folder import record_shared_memory
-from phi_vision.serving.routes import chat, files, health, ocr, plan
+from phi_vision.serving.routes import chat, files, health, ocr, plan, responses
 from phi_vision.serving.vllm_compat import (
     chat_answers,
     error_messages,
@@ -74,10 +75,12 @@ class TaskEndpoints:
         args = app.state.args
         limits = connections.fit_to_descriptors(Limits.from_args(args))
         app.state.phi_vision_limits = limits
-        for router in (chat.router, ocr.router, files.router, plan.router, health.router):
+        routes = (chat, responses, ocr, files, plan, health)
+        for router in (route.router for route in routes):
             app.include_router(router)
         task = {"type": "string", "enum": list(presets.PRESETS)}
         openapi.define(app, ChatCompletionRequest, {"task": task})
+        openapi.define(app, ResponsesRequest, {"task": task})
         openapi.define(app, OCRRequest)
         for each in reversed(middleware(args, limits)):  # the one added last is the first to run
             app.add_middleware(each.cls, *each.args, **each.kwargs)

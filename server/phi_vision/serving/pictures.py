@@ -169,6 +169,10 @@ class Pictures:
         canvas = picture.canvas
         if canvas is None:
             file, picture.file = picture.file, None
+            if file is None and not picture.url:  # vLLM keeps the messages of a response that it stores
+                raise RequestError(
+                    "a document of an earlier request is not kept; send it again", param="input"
+                )
             if file is None:
                 file = await self.open(picture.url, picture.param)
                 picture.url = ""  # or a data URL would be in memory until the answer has ended

@@ -18,7 +18,7 @@ from phi_vision.tasks import presets
 
 CHAT = "/v1/chat/completions"
 OCR = "/v1/ocr"
-_RESPONSES = "/v1/responses"
+RESPONSES = "/v1/responses"
 _SCALE = "/scale_elastic_ep"  # fails with a 500 where it is not set up
 _INVOCATIONS = "/invocations"  # takes a chat or a completion without declaring so
 
@@ -34,6 +34,7 @@ class FieldRules:
 
     def __init__(self, app: FastAPI, config: VllmConfig, served_names: Collection[str]) -> None:
         self._known = {route: _fields(models) for route, models in _models(app).items()}
+        self._known[RESPONSES] = _fields([ResponsesRequest]) | {"task"}  # a route of ours reads its body
         self._known[_INVOCATIONS] = _fields([ChatCompletionRequest, CompletionRequest])
         for path in _COUNTING:
             self._known[path] |= frozenset(ChatCompletionRequest.model_fields) - {"mm_processor_kwargs"}
@@ -56,16 +57,17 @@ class FieldRules:
         _check_grammar(body)
         if path not in (CHAT, OCR):  # which check all of their fields
             self._check_other_route(path, body)
-        if path == _RESPONSES:
+        if path == RESPONSES:
             _check_items(body.get("input"))
 
     def _check_other_route(self, path: str, body: Mapping[str, Any]) -> None:
         model = body.get("model")
-        if isinstance(model, str) and model in self._task_names:
-            raise RequestError(f"the tasks of {model!r} are served by {CHAT} alone", param="model")
+        if isinstance(model, str) and model in self._task_names and path != RESPONSES:
+            raise RequestError(f"the tasks of {model!r} are served by {CHAT} and {RESPONSES}", param="model")
         known = self._known.get(path)
         for name in body:
-            only_there = name == "task" or (known is not None and name not in known)
+            foreign = name == "task" and path != RESPONSES
+            only_there = foreign or (known is not None and name not in known)
             if only_there and _differs_from_default(name, body[name]):
                 raise RequestError(f"{name!r} is a field of {CHAT}, not of {path}", param=name)
         for name in ("messages", "input"):

@@ -10,13 +10,13 @@ import itertools
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
-from pydantic import PrivateAttr, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 from vllm.config import ModelConfig
 from vllm.entrypoints.openai.chat_completion import api_router as vllm_chat
 from vllm.entrypoints.openai.chat_completion.protocol import (
@@ -49,6 +49,7 @@ _PATH = "/v1/chat/completions"
 _VLLM_ROUTE = next(
     route for route in vllm_chat.router.routes if isinstance(route, APIRoute) and route.path == _PATH
 )
+_Model = TypeVar("_Model", bound=BaseModel)
 
 # What a chat request may hold: vLLM's fields, and OpenAI's that vLLM does not know and ignores. Not
 # how media are decoded.
@@ -188,7 +189,7 @@ class _Resolved:
 
 def _resolve(body: Mapping[str, Any], service: ChatService) -> _Resolved:
     applied = requests.apply(body, service.served_names, max_model_len=service.max_model_len)
-    request = _validated(applied.body)
+    request = validated(PictureChatRequest, applied.body)
     num_crops = _explicit_num_crops(request.mm_processor_kwargs)
     request.mm_processor_kwargs = None  # vLLM takes none from strangers
     if applied.task and presets.PRESETS[applied.task].ends_loops:
@@ -208,9 +209,14 @@ async def _put_pictures(resolved: _Resolved, raw_request: Request) -> bool:
     return True
 
 
-def _validated(body: Mapping[str, Any]) -> PictureChatRequest:
+def validated(model: type[_Model], body: Mapping[str, Any]) -> _Model:
+    """The body as vLLM's model of it.
+
+    Raises:
+        RequestError: naming the first field at fault.
+    """
     try:
-        return PictureChatRequest.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         param = clean_loc_for_param(first["loc"]) if first["loc"] else None
