@@ -22,7 +22,7 @@ from tests.support.stub_engine import ScriptedAnswer
 from tests.support.stub_server import StubServer
 
 MODEL = "phi-3.5-vision"
-PAPERS = [250 - 10 * page for page in range(10)]
+PAPERS = [250 - 4 * page for page in range(10)]
 READ = {"retries": False, "tiles": "off"}  # one request a page
 
 
@@ -272,9 +272,11 @@ def test_files_that_cannot_be_read(stub: StubServer, data: bytes) -> None:
 def test_a_large_document_is_no_text(stub: StubServer) -> None:
     """Bodies are bounded by what text costs; a document has limits of its own."""
     with stub.answers(ScriptedAnswer("large", times=None)):
-        noise = encoded(Image.effect_noise((1500, 1500), 100))
-        assert len(noise) > 1_500_000
-        assert post(stub, document=by_url(noise, "image/png")).json()["pages"][0]["markdown"] == "large"
+        picture = paper(250).resize((1500, 1500))
+        picture.paste(Image.effect_noise((1500, 1000), 100).convert("RGB"), (0, 500))
+        large = encoded(picture)
+        assert len(large) > 1_500_000
+        assert post(stub, document=by_url(large, "image/png")).json()["pages"][0]["markdown"] == "large"
     long = {"document_annotation_format": JSON_SCHEMA, "document_annotation_prompt": "word " * 200_000}
     assert refusal(post(stub, **long), 400)["param"] == "document_annotation_prompt"
 
