@@ -244,10 +244,20 @@ async def _bounded(receive: Receive, max_bytes: int, too_large: RequestError) ->
         chunk, more = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
         # Somewhat more is read and dropped: a client that is cut off while it sends may miss the answer.
-        if size > 2 * max_bytes or (size > max_bytes and not more):
+        if size > 2 * max_bytes:
+            raise _WithoutEnd(str(too_large), param=too_large.param, status=too_large.status)
+        if size > max_bytes and not more:
             raise too_large
         if size <= max_bytes:
             yield chunk
+
+
+class _WithoutEnd(RequestError):
+    """A body that goes on; what still comes is not read."""
+
+    def headers(self) -> dict[str, str]:
+        """uvicorn then closes the connection."""
+        return {**super().headers(), "Connection": "close"}
 
 
 def _too_large(max_bytes: int) -> RequestError:
