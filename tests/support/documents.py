@@ -230,14 +230,12 @@ def scanned(
         image = DIRT[name](image, rng)
     if blur_px:
         image = image.filter(ImageFilter.GaussianBlur(blur_px))
-    pixels = np.asarray(image, np.float32)[..., None] / 255 * np.array(paper, np.float32)
-    if inverted:
-        pixels = 255 - pixels
+    tones = np.arange(256)[:, None] / 255 * np.array(paper)  # of red, green and blue
+    pixels = np.round(255 - tones if inverted else tones).astype(np.int16)[np.asarray(image)]
     if noise:
-        pixels = (
-            pixels + np.random.default_rng(rng.getrandbits(32)).normal(0, noise, pixels.shape[:2])[..., None]
-        )
-    scan = Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+        normal = np.random.default_rng(rng.getrandbits(32)).standard_normal(pixels.shape[:2], np.float32)
+        pixels += (normal * noise).astype(np.int16)[..., None]
+    scan = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     if jpeg_quality is not None:
         buffer = io.BytesIO()
         scan.save(buffer, "JPEG", quality=jpeg_quality)

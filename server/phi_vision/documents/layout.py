@@ -96,17 +96,18 @@ class Layout:
         boxes = tiling.columns(self._print, self.x_height_px, self._frames)
         return [self._region(box) for box in boxes]
 
-    def tiles(self, max_tiles: int) -> list[Region]:
+    def tiles(self, max_tiles: int, min_x_height_px: float = MIN_X_HEIGHT_PX) -> list[Region]:
         """Parts of the page whose print is large enough when each is drawn on a grid of its own.
 
         Args:
             max_tiles: the most parts.
+            min_x_height_px: how high small letters are to be on the canvas of a part, in pixels.
 
         Returns:
-            In reading order, disjoint, with all print in them; as few as make the print `MIN_X_HEIGHT_PX`
-            high, or the best that `max_tiles` can do. Empty if the page is better read whole.
+            In reading order, disjoint, with all print in them; as few as make the print so high, or the best
+            that `max_tiles` can do. Empty if the page is better read whole.
         """
-        boxes = tiling.tiles(self._print, self.x_height_px, self._frames, max_tiles)
+        boxes = tiling.tiles(self._print, self.x_height_px, self._frames, max_tiles, min_x_height_px)
         return [self._region(box) for box in boxes]
 
     def _region(self, box: tiling.Box) -> Region:
@@ -176,9 +177,9 @@ def columns(grey: np.ndarray) -> list[Region]:
     return Layout(grey).columns
 
 
-def tiles(grey: np.ndarray, max_tiles: int) -> list[Region]:
+def tiles(grey: np.ndarray, max_tiles: int, min_x_height_px: float = MIN_X_HEIGHT_PX) -> list[Region]:
     """`Layout.tiles` of a page."""
-    return Layout(grey).tiles(max_tiles)
+    return Layout(grey).tiles(max_tiles, min_x_height_px)
 
 
 def _characters(marks: Marks, shape: tuple[int, ...]) -> np.ndarray:

@@ -26,6 +26,7 @@ _MIN_COLUMN_WIDTH = 12.0
 _MIN_COLUMN_FILL = (
     0.55  # of a column's width that its usual row of print takes; the cells of a table take less
 )
+_MAX_SLANT = 0.07  # of a gutter: 4 degrees, as a tangent
 _MARGIN = 1.5  # kept around the print, for points and accents too small to be marks
 _MIN_LINE_HEIGHT = 0.6  # lower pieces are accents and dots: no cut parts them from their line
 
@@ -63,9 +64,11 @@ def columns(print_: np.ndarray, x_height_px: float | None, frames: Marks) -> lis
     ]
 
 
-def tiles(print_: np.ndarray, x_height_px: float | None, frames: Marks, max_tiles: int) -> list[Box]:
+def tiles(
+    print_: np.ndarray, x_height_px: float | None, frames: Marks, max_tiles: int, min_x_height_px: float
+) -> list[Box]:
     """Boxes whose print is large enough when each is drawn on a grid of its own, see `Layout.tiles`."""
-    if x_height_px is None or x_height_px >= MIN_X_HEIGHT_PX or max_tiles < 2:
+    if x_height_px is None or x_height_px >= min_x_height_px or max_tiles < 2:
         return []
     blocks = columns(print_, x_height_px, frames)
     whole = Box(0, 0, print_.shape[1], print_.shape[0])
@@ -74,7 +77,7 @@ def tiles(print_: np.ndarray, x_height_px: float | None, frames: Marks, max_tile
         blocks = [single]
     cuts = [_gaps(_part(print_, block).sum(axis=1), x_height_px) for block in blocks]
     now = _scale(whole)
-    wanted = MIN_X_HEIGHT_PX / x_height_px * now
+    wanted = min_x_height_px / x_height_px * now
     while wanted > _MIN_GAIN * now:
         bands = [_bands(print_, block, gaps, wanted) for block, gaps in zip(blocks, cuts, strict=True)]
         if sum(map(len, bands)) <= max_tiles:
@@ -152,18 +155,43 @@ def _gaps(rows: np.ndarray, x_height_px: float) -> np.ndarray:
 
 def _split(solid: np.ndarray, box: Box, x_height_px: float) -> list[Box]:
     """Cut a box at its clearest gutter, and its parts again."""
-    gutter = _gutter(_part(solid, box), x_height_px)
+    if box.bottom <= box.top:
+        return []
+    gutter = _gutter(solid, box, x_height_px)
     if gutter is None:
         return [box]
-    x, top, bottom = gutter.left + box.left, gutter.top + box.top, gutter.bottom + box.top
-    parts = [Box(box.left, top, x, bottom), Box(x, top, box.right, bottom)]
-    above, below = box._replace(bottom=top), box._replace(top=bottom)
-    inner = [piece for part in parts for piece in _split(solid, part, x_height_px)]
-    return [part for part in (above, *inner, below) if part.bottom > part.top]
+    # A slanting gutter goes on beside itself, in straight pieces: the columns go on too.
+    gutters = [gutter]
+    while above := _gutter(solid, box._replace(bottom=gutters[0].top), x_height_px):
+        if not _goes_on(solid, box, above, gutters[0], x_height_px):
+            break
+        gutters.insert(0, above)
+    while below := _gutter(solid, box._replace(top=gutters[-1].bottom), x_height_px):
+        if not _goes_on(solid, box, gutters[-1], below, x_height_px):
+            break
+        gutters.append(below)
+    tops = [gutters[0].top, *(lower.top for lower in gutters[1:]), gutters[-1].bottom]
+    lefts = [
+        Box(box.left, top, gutter.left, bottom)
+        for gutter, (top, bottom) in zip(gutters, pairwise(tops), strict=True)
+    ]
+    rights = [left._replace(left=left.right, right=box.right) for left in lefts]
+    inner = [piece for part in (*lefts, *rights) for piece in _split(solid, part, x_height_px)]
+    before = _split(solid, box._replace(bottom=tops[0]), x_height_px)
+    return [*before, *inner, *_split(solid, box._replace(top=tops[-1]), x_height_px)]
 
 
-def _gutter(solid: np.ndarray, x_height_px: float) -> Box | None:
-    """The longest gutter: its middle as `left` and the rows through which it runs."""
+def _goes_on(solid: np.ndarray, box: Box, upper: Box, lower: Box, x_height_px: float) -> bool:
+    """Whether two gutters are pieces of one: nothing spans the page between them, and they are near."""
+    near = (
+        abs(upper.left - lower.left) <= _MAX_SLANT * (lower.bottom - upper.top) + _GUTTER_WIDTH * x_height_px
+    )
+    return near and not solid[upper.bottom : lower.top, box.left : box.right].any()
+
+
+def _gutter(page: np.ndarray, box: Box, x_height_px: float) -> Box | None:
+    """The longest gutter in a box: its middle as `left` and `right`, and the rows through which it runs."""
+    solid = _part(page, box)
     reach = max(1, round(_GUTTER_WIDTH * x_height_px / 2))
     inked = np.flatnonzero(solid.any(axis=1))
     if not len(inked) or solid.shape[1] < 2 * _MIN_COLUMN_WIDTH * x_height_px:
@@ -183,7 +211,7 @@ def _gutter(solid: np.ndarray, x_height_px: float) -> Box | None:
         top = bottom - int(longest[x])
         top, bottom = _blank_row(solid, top, x_height_px), _blank_row(solid, bottom, x_height_px)
         if all(_is_column(part, x_height_px) for part in (solid[top:bottom, :x], solid[top:bottom, x:])):
-            return Box(x, top, x, bottom)
+            return Box(box.left + x, box.top + top, box.left + x, box.top + bottom)
     return None
 
 
@@ -199,6 +227,8 @@ def _candidates(longest: np.ndarray, least: float) -> list[int]:
 
 def _blank_row(solid: np.ndarray, row: int, x_height_px: float) -> int:
     """The row with the least ink close to `row`, the middle of them if there are several."""
+    if row in (0, len(solid)):
+        return row  # the edge of the box, which may end with its last line of print
     first = max(0, row - round(2 * x_height_px))
     ink = solid[first : row + round(2 * x_height_px) + 1].sum(axis=1)
     least = np.flatnonzero(ink == ink.min())
