@@ -18,6 +18,9 @@ from typing import Any
 from demo_training.exam import table as exam_table
 from phi_vision.cli import main as command_line
 from phi_vision.config import ServeConfig
+from phi_vision.documents.orientation import LOOK_CROPS, LOOK_TOKENS
+from phi_vision.documents.reader import CLOSER, MAX_TILES, RETRY_TEMPERATURE
+from phi_vision.documents.readings import LOW_CONFIDENCE, LOW_CONFIDENCE_SHORT, SHORT_TOKENS
 from phi_vision.limits import Limits
 from phi_vision.model.geometry import num_image_tokens
 from phi_vision.settings import flags
@@ -154,6 +157,69 @@ def front_end() -> str:
         speeds = [f"{row['pictures_per_s']:.1f}" for row in found]
         rows.append((workers, picture, *speeds, f"{found[0]['share_of_ideal']:.0%}"))
     return _table("workers | picture | ours, a second | before | stock vLLM | ours, of the ideal", rows)
+
+
+def reading() -> str:
+    """The bounds of reading a page."""
+    rows = [
+        ("confidence below which a page is in doubt", LOW_CONFIDENCE),
+        (f"the same, of fewer than {SHORT_TOKENS} tokens", LOW_CONFIDENCE_SHORT),
+        ("tokens of a look", LOOK_TOKENS),
+        ("crops of a look", LOOK_CROPS),
+        ("tiles at most", MAX_TILES),
+        ("how much larger print is in the tiles of a page in doubt", CLOSER),
+        ("temperature that is added", RETRY_TEMPERATURE),
+    ]
+    return _table("bound | value", rows)
+
+
+def documents(part: str) -> str:
+    """How the demo reads pages: `rotation`, `tiles` or `confidence`."""
+    summary = _result("documents.json")["summary"]
+    rows: list[Sequence[Any]]
+    match part:
+        case "rotation":
+            rows = [
+                (
+                    lies,
+                    row["pages"],
+                    f"{row['end_upright']:.1%}",
+                    f"{row['character_errors']:.1%}",
+                    f"{row['tried_again']:.0%}",
+                    f"{row['tokens']:,.0f}",
+                    f"{row['tokens_of_one_reading']:,.0f}",
+                )
+                for lies, row in summary["rotation"].items()
+            ]
+            head = (
+                "page lies | pages | end upright | character errors | tried again | tokens | of one reading"
+            )
+        case "tiles":
+            rows = [
+                (
+                    {"whole": "whole, 16 crops", "tiles": "by default"}[way],
+                    f"{row['tiles']:.1f}",
+                    f"{row['character_errors']:.1%}",
+                    f"{row['requests']:.1f}",
+                    f"{row['prompt_tokens']:,.0f}",
+                    f"{row['completion_tokens']:,.0f}",
+                    f"{row['seconds']:.1f}",
+                )
+                for way, row in summary["tiles"].items()
+            ]
+            head = "read | tiles | character errors | requests | prompt tokens | answer tokens | seconds"
+        case _:
+            rows = [
+                (
+                    f"{row['from']:.2f} to {row['to']:.2f}",
+                    row["count"],
+                    f"{row['confidence']:.3f}",
+                    f"{row['right']:.3f}",
+                )
+                for row in summary["words"]
+            ]
+            head = "confidence | words | mean | share right"
+    return _table(head, rows)
 
 
 def demo_exam() -> str:

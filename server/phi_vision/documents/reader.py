@@ -2,153 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
-from phi_vision.documents.answers import Answer, Status, Token, cut, status_of
-from phi_vision.documents.commentary import page_span
-from phi_vision.documents.confidence import Confidence, WordConfidence, of_tokens, words
+from phi_vision.documents.layout import MIN_X_HEIGHT_PX, Layout, page_of
+from phi_vision.documents.orientation import LOOK_CROPS, LOOK_TOKENS, ROTATIONS, upright
+from phi_vision.documents.pages import Ask, Attempt, Fixed, PageResult, PageSource, ReadOptions
+from phi_vision.documents.readings import MISSING, Reading, joined, reading_of
+from phi_vision.errors import RequestError
 from phi_vision.media.view import Region, Rotation
 from phi_vision.model.canvas import Canvas
-from phi_vision.spec import PHI_3_5_VISION
-from phi_vision.tasks.presets import PRESETS
 
-Fixed = Literal["rotation", "tiles", "num_crops", "max_tokens", "temperature"]
+__all__ = ["Ask", "Attempt", "PageResult", "PageSource", "ReadOptions", "read_page"]
 
+MAX_TILES = 16
+"""The most parts that a page is read in where the client sets no number."""
 
-class PageSource(Protocol):
-    """A page that can be drawn."""
+CLOSER = 3.5
+"""How much larger print becomes where a page in doubt is read in tiles."""
 
-    async def canvas(self, rotation: Rotation, region: Region | None, num_crops: int) -> Canvas:
-        """A part of the page, turned.
+RETRY_TEMPERATURE = 0.2
+"""How much warmer the last attempt is."""
 
-        Raises:
-            RequestError: it cannot be drawn.
-        """
-        ...
+WHOLE = Region(0.0, 0.0, 1.0, 1.0)
 
-
-class Ask(Protocol):
-    """The engine, with log-probabilities."""
-
-    async def __call__(
-        self,
-        canvases: Sequence[Canvas],
-        prompt: str | None,
-        *,
-        max_tokens: int,
-        temperature: float,
-        response_format: Mapping[str, Any] | None = None,
-    ) -> Answer:
-        """Answer a prompt about pictures.
-
-        Raises:
-            RequestError: the engine does not take the request.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a page is to be read.
-
-    Args:
-        prompt: None for that of the task `ocr`.
-        rotation: where to begin, in degrees clockwise.
-        tiles: how many parts a page of small print may be read in; `auto` for as many as it takes, `off` for
-            one.
-        num_crops: of each picture that is read, at most.
-        max_tokens: of each answer.
-        temperature: 0 for the likeliest token.
-        retries: whether a page that was not read well is tried again.
-        fixed: the fields that the client has set. No attempt changes them.
-    """
-
-    prompt: str | None = None
-    rotation: Rotation = 0
-    tiles: Literal["auto", "off"] | int = "auto"
-    num_crops: int = PHI_3_5_VISION.max_num_crops
-    max_tokens: int = PRESETS["ocr"].fields["max_tokens"]
-    temperature: float = PRESETS["ocr"].fields["temperature"]
-    retries: bool = True
-    fixed: frozenset[Fixed] = frozenset()
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One way that a page was read in, and what came of it.
-
-    Args:
-        purpose: `read`; or `orientation`, a short look at which way is up.
-        rotation: degrees clockwise that the page was turned by.
-        tiles: parts that it was read in.
-        temperature: of sampling.
-        status: of the text.
-        confidence: average of its tokens; None where there are none.
-        prompt_tokens: of all its requests.
-        completion_tokens: of all its answers.
-    """
-
-    purpose: Literal["read", "orientation"]
-    rotation: Rotation
-    tiles: int
-    temperature: float
-    status: Status
-    confidence: float | None
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True)
-class PageResult:
-    """A page as it was read.
-
-    Args:
-        index: of the page in its file, from 0.
-        markdown: its text.
-        raw_text: what the model answered, commentary and loops included; parts joined with newlines.
-        status: what can be said of `markdown`.
-        attempts: all that was tried, in order.
-        rotation: degrees clockwise that it is turned by to stand upright.
-        tiles: parts that it was read in; 0 where it was not.
-        width: pixels of the upright page.
-        height: the same.
-        dpi: of these, where the file says so.
-        tokens: placed in `markdown`.
-        prompt_tokens: of all attempts.
-        completion_tokens: of all attempts.
-        error: why it failed.
-    """
-
-    index: int
-    markdown: str
-    raw_text: str
-    status: Status
-    attempts: tuple[Attempt, ...]
-    rotation: Rotation
-    tiles: int
-    width: int
-    height: int
-    dpi: float | None
-    tokens: tuple[Token, ...] = field(default=(), repr=False)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    error: str | None = None
-
-    @property
-    def confidence(self) -> Confidence | None:
-        """Of the tokens; None where nothing was read."""
-        return of_tokens(self.tokens)
-
-    @property
-    def word_confidences(self) -> list[WordConfidence]:
-        """Of each word of `markdown`; see `confidence.of_words` for those of the page."""
-        return words(self.markdown, self.tokens)
+_T = TypeVar("_T")
 
 
 async def read_page(page: PageSource, ask: Ask, options: ReadOptions, index: int = 0) -> PageResult:
-    """Read a page.
+    """Read a page; where it was not read well, again and otherwise; and keep the best.
+
+    1. A blank page is not read.
+    2. A page of small print is read in tiles, the one with the most print first.
+    3. Was that read without confidence, short looks at the page in each rotation say which way is up.
+    4. Is the text still in doubt, the page is read in tiles, or smaller ones, and then with a little
+       temperature.
+
+    Nothing of this changes what the client has fixed.
 
     Args:
         page: what to read.
@@ -157,38 +50,257 @@ async def read_page(page: PageSource, ask: Ask, options: ReadOptions, index: int
         index: of the page in its file, from 0.
 
     Raises:
-        RequestError: the page cannot be drawn, or the engine does not take the first request. Of a later
-            request the error is noted as an attempt that failed.
+        RequestError: the page cannot be drawn, or the engine does not take a request of the first reading.
+            One that fails later costs its attempt only.
     """
-    canvas = await page.canvas(options.rotation, None, options.num_crops)
-    answer = await ask(
-        [canvas], options.prompt, max_tokens=options.max_tokens, temperature=options.temperature
-    )
-    start, stop = page_span(answer.text)
-    tokens = tuple(cut(answer.tokens, start, stop))
-    confidence = of_tokens(tokens)
-    attempt = Attempt(
-        "read",
-        options.rotation,
-        1,
-        options.temperature,
-        status_of(answer),
-        None if confidence is None else confidence.average,
-        answer.prompt_tokens,
-        answer.completion_tokens,
-    )
-    return PageResult(
-        index,
-        answer.text[start:stop],
-        answer.text,
-        attempt.status,
-        (attempt,),
-        options.rotation,
-        1,
-        canvas.width,
-        canvas.height,
-        getattr(canvas, "dpi", None),
-        tokens,
-        answer.prompt_tokens,
-        answer.completion_tokens,
-    )
+    return await _Reader(page, ask, options).read(index)
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """How the page is read: turned, in which parts, with which temperature."""
+
+    rotation: Rotation
+    canvas: Canvas = field(repr=False)  # of the whole page
+    layout: Layout = field(repr=False)  # of the whole page
+    regions: tuple[Region, ...]
+    temperature: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A reading of the page, and of its parts."""
+
+    way: _Way
+    parts: tuple[Reading, ...]  # one a region
+    whole: Reading
+
+
+class _Reader:
+    """Reads one page; keeps what was tried, and the best of it."""
+
+    def __init__(self, page: PageSource, ask: Ask, options: ReadOptions) -> None:
+        self._page = page
+        self._ask = ask
+        self._options = options
+        self._attempts: list[Attempt] = []
+        self._best: _Found | None = None
+
+    async def read(self, index: int) -> PageResult:
+        """All of it, see `read_page`."""
+        way = await self._way(self._options.rotation)
+        if not way.layout.is_blank:
+            await self._first(way)
+            await self._closer()
+            await self._warmer()
+        return self._result(index, way)
+
+    async def _first(self, way: _Way) -> None:
+        """As it comes; the part with the most print first, which tells whether the page may be turned."""
+        number = _with_most_print(way)
+        opening = await self._part(way, way.regions[number])
+        parts = {number: opening}
+        if len(way.regions) == 1:
+            self._note(way, parts, [opening])
+        upright = way
+        if opening.is_unsure and self._may("rotation"):
+            upright = await self._upright(way)
+        if upright is way and len(way.regions) > 1:
+            await self._read(way, parts, [opening])
+        elif upright is not way:
+            if len(way.regions) > 1:
+                self._note(way, parts, [opening])
+            await self._try(upright)
+
+    async def _closer(self) -> None:
+        """In tiles, or in smaller ones, which show more of each character."""
+        way, reading = self._found.way, self._found.whole
+        if self._may_split and not self._is_good(reading):
+            regions = await self._regions(way.layout, closer=True)
+            if len(regions) > len(way.regions):
+                await self._try(replace(way, regions=regions))
+
+    async def _warmer(self) -> None:
+        """The parts in doubt with a temperature, which leads out of loops."""
+        found = self._found
+        if self._may("temperature") and found.whole.is_unsure:
+            way = replace(found.way, temperature=found.way.temperature + RETRY_TEMPERATURE)
+            await self._try(
+                way, {number: part for number, part in enumerate(found.parts) if not part.is_unsure}
+            )
+
+    # What may be tried.
+
+    def _may(self, field_name: Fixed) -> bool:
+        return self._options.retries and field_name not in self._options.fixed
+
+    @property
+    def _may_split(self) -> bool:
+        # More parts are more crops: where their number is fixed, so is that.
+        return self._options.tiles == "auto" and self._may("tiles") and self._may("num_crops")
+
+    def _is_good(self, reading: Reading) -> bool:
+        if reading.status == "truncated" and not self._may("max_tokens"):
+            return True  # as long as it was asked to be
+        return reading.status == "complete" and not reading.is_unsure
+
+    # How it is done.
+
+    async def _way(self, rotation: Rotation) -> _Way:
+        """The page turned, in as many parts as its print asks for."""
+        options = self._options
+        canvas = await self._page.canvas(rotation, None, options.num_crops)
+        layout = await asyncio.to_thread(_layout_of, canvas)
+        return _Way(rotation, canvas, layout, await self._regions(layout), options.temperature)
+
+    async def _regions(self, layout: Layout, *, closer: bool = False) -> tuple[Region, ...]:
+        """The parts that the page is read in: as its print asks for, or so that it is larger."""
+        wanted = self._options.tiles
+        if wanted == "off" or "num_crops" in self._options.fixed:
+            return (WHOLE,)
+        most = MAX_TILES if wanted == "auto" else wanted
+        # As many bands as the client wants cannot show the print larger than so many times.
+        zoom = float(most) if wanted != "auto" else CLOSER if closer else 1.0
+        x_height_px = max(MIN_X_HEIGHT_PX, zoom * (layout.x_height_px or 0.0))
+        return tuple(await asyncio.to_thread(layout.tiles, most, x_height_px)) or (WHOLE,)
+
+    async def _upright(self, way: _Way) -> _Way:
+        """The page turned so that it is read best; `way` itself where it is so already."""
+        try:
+            looks = await self._look(way, closer=False)
+            whole = len(way.regions) == 1
+            if whole and self._may_split and all(look.is_unsure for look in looks.values()):
+                looks = await self._look(way, closer=True)
+            rotation = upright(looks)
+            return way if rotation in (None, way.rotation) else await self._way(rotation)
+        except RequestError:
+            return way
+
+    async def _look(self, way: _Way, *, closer: bool) -> dict[Rotation, Reading]:
+        """What is read in each rotation."""
+        looks = await _side_by_side(self._look_at(way, turned, closer=closer) for turned in ROTATIONS)
+        return dict(zip(ROTATIONS, looks, strict=True))
+
+    async def _look_at(self, way: _Way, rotation: Rotation, *, closer: bool) -> Reading:
+        if closer or len(way.regions) > 1:
+            turned = way if rotation == way.rotation else await self._way(rotation)
+            if closer:
+                turned = replace(turned, regions=await self._regions(turned.layout, closer=True))
+            region, num_crops = turned.regions[_with_most_print(turned)], self._options.num_crops
+        else:
+            region, num_crops = WHOLE, min(LOOK_CROPS, self._options.num_crops)
+        canvas = await self._page.canvas(rotation, region, num_crops)
+        reading = await self._ask_about(canvas, way.temperature, min(LOOK_TOKENS, self._options.max_tokens))
+        look = replace(way, rotation=rotation, regions=(region,))
+        self._add_attempt("orientation", look, reading, [reading])
+        return reading
+
+    async def _try(self, way: _Way, known: Mapping[int, Reading] = MappingProxyType({})) -> None:
+        """Read it so; a request that fails costs this attempt only."""
+        try:
+            await self._read(way, known)
+        except RequestError as error:
+            self._add_attempt("read", way, MISSING, [], str(error))
+
+    async def _read(self, way: _Way, known: Mapping[int, Reading], asked: Sequence[Reading] = ()) -> None:
+        """Read the parts that are not known, side by side; what was `asked` counts for this attempt too."""
+        unknown = [number for number in range(len(way.regions)) if number not in known]
+        found = await _side_by_side(self._part(way, way.regions[number]) for number in unknown)
+        self._note(way, {**known, **dict(zip(unknown, found, strict=True))}, [*asked, *found])
+
+    async def _part(self, way: _Way, region: Region) -> Reading:
+        canvas = way.canvas
+        if region != WHOLE:
+            canvas = await self._page.canvas(way.rotation, region, self._options.num_crops)
+        return await self._ask_about(canvas, way.temperature, self._options.max_tokens)
+
+    async def _ask_about(self, canvas: Canvas, temperature: float, max_tokens: int) -> Reading:
+        answer = await self._ask(
+            [canvas], self._options.prompt, max_tokens=max_tokens, temperature=temperature
+        )
+        return reading_of(answer)
+
+    # What is kept.
+
+    @property
+    def _found(self) -> _Found:
+        assert self._best is not None
+        return self._best
+
+    def _note(self, way: _Way, parts: Mapping[int, Reading], asked: Sequence[Reading]) -> None:
+        """An attempt that is over; kept if it is the best."""
+        readings = tuple(parts.get(number, MISSING) for number in range(len(way.regions)))
+        whole = joined(readings)
+        self._add_attempt("read", way, whole, asked)
+        if self._best is None or whole.rank > self._best.whole.rank:
+            self._best = _Found(way, readings, whole)
+
+    def _add_attempt(
+        self,
+        purpose: Literal["read", "orientation"],
+        way: _Way,
+        reading: Reading,
+        asked: Sequence[Reading],
+        error: str | None = None,
+    ) -> None:
+        self._attempts.append(
+            Attempt(
+                purpose=purpose,
+                rotation=way.rotation,
+                tiles=len(way.regions),
+                temperature=way.temperature,
+                status=reading.status,
+                confidence=reading.confidence,
+                prompt_tokens=sum(each.prompt_tokens for each in asked),
+                completion_tokens=sum(each.completion_tokens for each in asked),
+                error=error,
+            )
+        )
+
+    def _result(self, index: int, first: _Way) -> PageResult:
+        nothing = _Found(replace(first, regions=()), (), Reading("", "", "blank"))
+        way, reading = (self._best or nothing).way, (self._best or nothing).whole
+        return PageResult(
+            index=index,
+            markdown=reading.text,
+            raw_text=reading.raw_text,
+            status=reading.status,
+            attempts=tuple(self._attempts),
+            rotation=way.rotation,
+            tiles=len(way.regions),
+            width=way.canvas.width,
+            height=way.canvas.height,
+            dpi=way.canvas.dpi,
+            tokens=reading.tokens,
+            prompt_tokens=sum(attempt.prompt_tokens for attempt in self._attempts),
+            completion_tokens=sum(attempt.completion_tokens for attempt in self._attempts),
+        )
+
+
+def _layout_of(canvas: Canvas) -> Layout:
+    layout = Layout(page_of(canvas))
+    layout.is_blank  # noqa: B018 - computed here, in a thread, and kept
+    return layout
+
+
+def _with_most_print(way: _Way) -> int:
+    """The number of the region with the most ink."""
+    height, width = way.layout.grey.shape
+
+    def ink(number: int) -> int:
+        left, top, right, bottom = way.regions[number]
+        rows = slice(round(top * height), round(bottom * height))
+        part = way.layout.grey[rows, round(left * width) : round(right * width)]
+        return int((255 - part).sum(dtype="int64"))
+
+    return max(range(len(way.regions)), key=ink)
+
+
+async def _side_by_side(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """All results, in order. The first error ends the others."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
