@@ -182,11 +182,26 @@ def test_a_page_in_doubt_is_read_in_tiles_in_their_order() -> None:
     assert (first.status, first.confidence) == ("failed", None)
 
 
-def test_small_print_is_read_in_tiles_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Layout, "x_height_px", 5.0)
     monkeypatch.setattr(Layout, "tiles", lambda self, most, height: BANDS)
+
+
+@pytest.mark.parametrize(("words", "tiles"), [(100, 3), (10, 1)])
+def test_much_small_print_is_read_in_tiles_however_sure_the_whole_is(
+    monkeypatch: pytest.MonkeyPatch, words: int, tiles: int
+) -> None:
+    small(monkeypatch)
+    text = " ".join(f"WORD{number}" for number in range(words))
+    result = Scripted(lambda seen: said("BAND") if seen.region else said(text, 0.98)).read()
+    assert (result.tiles, result.status) == (tiles, "complete")
+
+
+def test_the_part_with_the_most_print_is_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
     page = Scripted(lambda seen: said("BAND"))
-    result = page.read()
-    assert len(page.asked) == 3  # the one that is read first is not read again
+    result = page.read(tiles=3)
+    assert len(page.asked) == 3
     assert {seen.region for seen in page.asked} == set(BANDS)
     assert ways(result.attempts) == [("read", 0, 3, 0.0)]
 
@@ -196,7 +211,7 @@ def test_a_turned_page_of_small_print_costs_one_tile_before_it_is_turned(
 ) -> None:
     monkeypatch.setattr(Layout, "tiles", lambda self, most, height: BANDS)
     page = Scripted(lambda seen: said("UP", 0.99 if seen.rotation == 180 else 0.6))
-    result = page.read()
+    result = page.read(tiles=3)
     assert (result.rotation, result.tiles, result.status) == (180, 3, "complete")
     assert sum(seen.rotation == 0 and not seen.is_look for seen in page.asked) == 1
     [first, last] = [attempt for attempt in result.attempts if attempt.purpose == "read"]
@@ -315,5 +330,5 @@ def test_a_page_that_nothing_can_read_has_failed() -> None:
 def test_a_missing_part_is_not_called_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Layout, "tiles", lambda self, most, height: BANDS)
     refused = Scripted(lambda seen: said("I do not know." if seen.region == BANDS[1] else "TEXT"))
-    result = refused.read(fixed=frozenset({"rotation", "temperature"}))
+    result = refused.read(tiles=3, fixed=frozenset({"rotation", "temperature"}))
     assert (result.status, result.markdown) == ("truncated", "TEXT\nTEXT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -21,6 +22,9 @@ __all__ = ["Ask", "Attempt", "PageResult", "PageSource", "ReadOptions", "read_pa
 MAX_TILES = 16
 """The most parts that a page is read in where the client sets no number."""
 
+SMALL_PRINT_CHARS = 200
+"""The least text that is looked at for small print."""
+
 CLOSER = 3.5
 """How much larger print becomes where a page in doubt is read in tiles."""
 
@@ -36,10 +40,9 @@ async def read_page(page: PageSource, ask: Ask, options: ReadOptions, index: int
     """Read a page; where it was not read well, again and otherwise; and keep the best.
 
     1. A blank page is not read.
-    2. A page of small print is read in tiles, the one with the most print first.
-    3. Was that read without confidence, short looks at the page in each rotation say which way is up.
-    4. Is the text still in doubt, the page is read in tiles, or smaller ones, and then with a little
-       temperature.
+    2. Was it read without confidence, short looks at the page in each rotation say which way is up.
+    3. Is the text still in doubt, or the print small, the page is read in tiles.
+    4. What is in doubt even then is read with a little temperature.
 
     Nothing of this changes what the client has fixed.
 
@@ -113,9 +116,9 @@ class _Reader:
             await self._try(upright)
 
     async def _closer(self) -> None:
-        """In tiles, or in smaller ones, which show more of each character."""
+        """In tiles, which show more of each character."""
         way, reading = self._found.way, self._found.whole
-        if self._may_split and not self._is_good(reading):
+        if self._may_split and not (self._is_good(reading) and not _is_small_print(way.layout, reading)):
             regions = await self._regions(way.layout, closer=True)
             if len(regions) > len(way.regions):
                 await self._try(replace(way, regions=regions))
@@ -156,11 +159,11 @@ class _Reader:
     async def _regions(self, layout: Layout, *, closer: bool = False) -> tuple[Region, ...]:
         """The parts that the page is read in: as its print asks for, or so that it is larger."""
         wanted = self._options.tiles
-        if wanted == "off" or "num_crops" in self._options.fixed:
+        if wanted == "off" or "num_crops" in self._options.fixed or (wanted == "auto" and not closer):
             return (WHOLE,)
         most = MAX_TILES if wanted == "auto" else wanted
         # As many bands as the client wants cannot show the print larger than so many times.
-        zoom = float(most) if wanted != "auto" else CLOSER if closer else 1.0
+        zoom = CLOSER if wanted == "auto" else float(most)
         x_height_px = max(MIN_X_HEIGHT_PX, zoom * (layout.x_height_px or 0.0))
         return tuple(await asyncio.to_thread(layout.tiles, most, x_height_px)) or (WHOLE,)
 
@@ -275,6 +278,14 @@ class _Reader:
             prompt_tokens=sum(attempt.prompt_tokens for attempt in self._attempts),
             completion_tokens=sum(attempt.completion_tokens for attempt in self._attempts),
         )
+
+
+def _is_small_print(layout: Layout, reading: Reading) -> bool:
+    """Whether print is too small for the page to be trusted as it was read whole.
+
+    The height of a few letters cannot be measured well, and is not needed: small print is much print.
+    """
+    return len(reading.text) >= SMALL_PRINT_CHARS and (layout.x_height_px or math.inf) < MIN_X_HEIGHT_PX
 
 
 def _layout_of(canvas: Canvas) -> Layout:
