@@ -183,6 +183,15 @@ def test_a_loop_is_cut(stub: StubServer) -> None:
     assert page["status"] == "repetition" and page["markdown"] == "TOTAL 5\nthe same line again"
 
 
+def test_a_blank_page_is_not_read(scripted: StubServer) -> None:
+    already = len(scripted.requests)
+    blank = pdf(picture_page(Image.new("RGB", (600, 600), "white")), picture_page(paper(250)))
+    read = post(scripted, document=by_url(blank), confidence_scores_granularity="word").json()
+    assert [page["status"] for page in read["pages"]] == ["blank", "complete"]
+    assert read["pages"][0]["markdown"] == "" and read["pages"][0]["confidence_scores"] is None
+    assert len(scripted.requests) == already + 1
+
+
 def test_each_page_is_a_request_of_its_own_at_full_crops(scripted: StubServer) -> None:
     already = len(scripted.requests)
     headers = {"X-Request-Id": "mine"}
