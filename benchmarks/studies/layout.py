@@ -95,13 +95,11 @@ def cut(skew_degrees: float, kind: str, seed: int) -> dict[str, int]:
     height, width = page.labels.shape
     held = [part_lines(page.labels, region, width, height) for region in regions]
     together: set[int] = set().union(*held)
-    covered = sum((region.right - region.left) * (region.bottom - region.top) for region in regions)
     return {
         "lines": len(page.lines) if regions else 0,
         "parted": sum(map(len, held)) - len(together),
         "lost": len(page.lines) - len(together) if regions else 0,
         "tiles": len(regions),
-        "overlaps": int(covered > 1 + 1e-9),
     }
 
 

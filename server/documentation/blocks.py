@@ -222,6 +222,46 @@ def documents(part: str) -> str:
     return _table(head, rows)
 
 
+def layout_blank() -> str:
+    """How often drawn pages are found blank, by the dirt on them."""
+    found = _result("layout.json")
+    of = found["pages_a_row"]
+    rows = [
+        (dirt, *(f"{counts[f'{kind}_found_blank']} of {of}" for kind in ("blank", "one_line")))
+        for dirt, counts in found["blank"].items()
+    ]
+    return _table("dirt | blank pages found blank | pages with one line found blank", rows)
+
+
+def layout_print() -> str:
+    """Errors of the height of small letters, and of the axis of text, by the kind of page."""
+    found = _result("layout.json")
+    rows = [
+        (
+            kind,
+            f"{row['median_error']:+.1%}",
+            f"{row['worst_error']:.1%}",
+            row["axis_right"],
+            row["found_blank"],
+        )
+        for kind, row in found["print"].items()
+    ]
+    head = "page | height of small letters, median error | worst | axis right, of {} | found blank"
+    return _table(head.format(found["pages_a_row"]), rows)
+
+
+def layout_tiles() -> str:
+    """Lines that tiles part and lose, by how much the page slants."""
+    keys = ("pages", "tiles", "lines", "parted", "lost")
+    totals: dict[float, dict[str, int]] = {}
+    for row in _result("layout.json")["tiles"]:
+        total = totals.setdefault(row["skew_degrees"], dict.fromkeys(keys, 0))
+        for key in keys:
+            total[key] += row[key]
+    rows = [(f"{skew:g} degrees", *(f"{total[key]:,}" for key in keys)) for skew, total in totals.items()]
+    return _table("slant | pages | tiles | lines | parted by a cut | lost", rows)
+
+
 def demo_exam() -> str:
     """How often the demo model is right."""
     return exam_table(_result("demo_exam.json")["parts"])
