@@ -262,6 +262,24 @@ def layout_tiles() -> str:
     return _table("slant | pages | tiles | lines | parted by a cut | lost", rows)
 
 
+def loops_pages() -> str:
+    """How many real pages the loop guard cuts."""
+    found = _result("loops.json")
+    rows = [
+        (kind, found["pages_a_row"], f"{row['chars']:,}", row["cut"], row["microseconds_per_token"])
+        for kind, row in found["pages"].items()
+    ]
+    return _table("page | pages | characters | cut | microseconds a token", rows)
+
+
+def loops_cut() -> str:
+    """How soon the loop guard cuts loops."""
+    found = _result("loops.json")
+    keys = ("cut", "kept_once", "lines_of_repeats_median", "lines_of_repeats_most")
+    rows = [(kind, found["pages_a_row"], *map(row.get, keys)) for kind, row in found["loops"].items()]
+    return _table("what repeats | loops | cut | kept once | lines of repeats, median | most", rows)
+
+
 def demo_exam() -> str:
     """How often the demo model is right."""
     return exam_table(_result("demo_exam.json")["parts"])
