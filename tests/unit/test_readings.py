@@ -4,7 +4,7 @@ import math
 
 import pytest
 from phi_vision.documents.answers import Answer, Status
-from phi_vision.documents.orientation import upright
+from phi_vision.documents.orientation import ROTATIONS, upright
 from phi_vision.documents.readings import (
     LOW_CONFIDENCE,
     LOW_CONFIDENCE_SHORT,
@@ -116,6 +116,14 @@ def test_upright_is_what_is_read_with_most_confidence() -> None:
         180: read("A", 0.95),
         270: read("A", 0.7),
     }
-    assert upright(looks) == 180
-    assert upright(dict.fromkeys(looks, read("A", 0.8))) == 0  # alike each way: as it lies
-    assert upright(dict.fromkeys(looks, MISSING)) is None
+    assert upright([looks]) == 180
+    assert upright([dict.fromkeys(looks, read("A", 0.8))]) == 0  # alike each way: as it lies
+    assert upright([dict.fromkeys(looks, MISSING)]) is None
+
+
+def test_a_second_look_does_not_replace_the_first() -> None:
+    first = dict(
+        zip(ROTATIONS, (read("A", 0.83), read("B", 0.82), read("C", 0.8), read("D", 0.94)), strict=True)
+    )
+    second = dict(zip(ROTATIONS, (read("A", 0.9), MISSING, read("C", 0.7), read("D", 0.88)), strict=True))
+    assert upright([first, second]) == 270

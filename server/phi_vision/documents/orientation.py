@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from phi_vision.documents.readings import Reading
 from phi_vision.media.view import Rotation
@@ -16,7 +17,16 @@ LOOK_CROPS = 4
 """Of the page as a whole."""
 
 
-def upright(looks: Mapping[Rotation, Reading]) -> Rotation | None:
-    """The rotation in which the page was read with most confidence; None where it was read in none."""
-    read = [(look.confidence, rotation) for rotation, look in looks.items() if look.confidence is not None]
-    return max(read, key=lambda found: found[0])[1] if read else None
+def upright(looks: Sequence[Mapping[Rotation, Reading]]) -> Rotation | None:
+    """The rotation in which the page was read with most confidence; None where it was read in none.
+
+    Args:
+        looks: at the page in each rotation, of one kind or several, which count alike.
+    """
+    found: dict[Rotation, float] = {}
+    for rotation in ROTATIONS:
+        confidences = [look[rotation].confidence for look in looks]
+        read = [confidence for confidence in confidences if confidence is not None]
+        if read:
+            found[rotation] = fmean(read)
+    return max(found, key=found.__getitem__, default=None)

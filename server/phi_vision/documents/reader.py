@@ -170,10 +170,10 @@ class _Reader:
     async def _upright(self, way: _Way) -> _Way:
         """The page turned so that it is read best; `way` itself where it is so already."""
         try:
-            looks = await self._look(way, closer=False)
+            looks = [await self._look(way, closer=False)]
             whole = len(way.regions) == 1
-            if whole and self._may_split and all(look.is_unsure for look in looks.values()):
-                looks = await self._look(way, closer=True)
+            if whole and self._may_split and all(look.is_unsure for look in looks[0].values()):
+                looks.append(await self._look(way, closer=True))
             rotation = upright(looks)
             return way if rotation in (None, way.rotation) else await self._way(rotation)
         except RequestError:
