@@ -3,7 +3,8 @@
 python -m benchmarks.studies.documents --output benchmarks/results/documents.json
 
 The bounds in `phi_vision.documents` were chosen on pages from other seeds: `tune`, and `documents`, which
-showed that a few letters need a higher one. `documents-2` showed that a closer look must not replace the first.
+showed that a few letters need a higher one; `documents-2` showed that a closer look must not replace the
+first.
 """
 
 from __future__ import annotations

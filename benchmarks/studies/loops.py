@@ -3,8 +3,8 @@
     python -m benchmarks.studies.loops --out FILE [--pages N]
 
 Real pages are the texts of drawn ones (`tests/support/documents.py`): prose, columns, tables of contents with
-leaders, tables, also as Markdown. A loop begins after some lines of such a page and repeats a word, five words,
-a line or four lines of it for ever. The guard is fed in pieces of `CHARS_A_TOKEN`, as from an engine.
+leaders, tables, also as Markdown. A loop begins after some lines of such a page and repeats a word, five
+words, a line or four lines of it for ever. The guard is fed in pieces of `CHARS_A_TOKEN`, as from an engine.
 """
 
 from __future__ import annotations
