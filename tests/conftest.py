@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("engine") is None)
 
 
+# By the server's fixture: the files of the tests that share it.
+SHARED = {
+    "stub": r"/http/",
+    "other": r"/engine/test_(custom_settings|faults)\b",
+    "server": r"/engine/test_(?!rope|overload|embeddings)|/test_demo\b",
+}
+
+
 class SharedServers(LoadScopeScheduling):
     """Gives each process of pytest-xdist the tests that share a server, else those of a file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        for servers, places in {"engine": ("/engine/", "/test_demo.py"), "stub": ("/http/",)}.items():
-            if any(place in file for place in places):
-                return servers
-        return file
+        return next((server for server, files in SHARED.items() if re.search(files, file)), file)
 
 
 @pytest.hookimpl(optionalhook=True)
