@@ -20,11 +20,10 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.tasks.presets import PRESETS
 
-from tests.support import stub_engine
 from tests.support.pdf import Page, pdf
 from tests.support.serving import Server
 from tests.support.stub_engine import ANSWER
-from tests.support.stub_server import StubServer
+from tests.support.stub_server import StubServer, stub_program
 
 IMAGES = Path(__file__).parents[1] / "images"
 INVOICE = str(IMAGES / "invoice.png")
@@ -111,7 +110,7 @@ def test_an_own_server_answers_with_a_key_of_its_own(
             servers.append(own)
             yield own
 
-    stub = [sys.executable, stub_engine.__file__, str(tmp_path), "--model", "demo"]
+    stub = [sys.executable, *stub_program(tmp_path)]
     monkeypatch.setattr(process, "serve_command", lambda *flags: [*stub, *flags])
     monkeypatch.setattr(phi_vision.cli.predict, "local_server", watched)
     monkeypatch.setenv("VLLM_API_KEY", "the-users-key")

@@ -75,7 +75,8 @@ def running_stub(folder: Path, *flags: str, env: Mapping[str, str] | None = None
 
 def stub_program(folder: Path) -> tuple[str, ...]:
     """What Python runs, in the place of `-m phi_vision serve`."""
-    return (stub_engine.__file__, str(folder), "--model", "demo", "--device", "cpu")
+    small = ("--max-model-len", "16384")  # other engines take memory at the same time
+    return (stub_engine.__file__, str(folder), "--model", "demo", "--device", "cpu", *small)
 
 
 ROUTES = ("/v1/chat/completions", "/v1/messages", "/v1/completions", "/v1/responses")

@@ -30,7 +30,9 @@ def test_the_chat_route_lets_go_of_the_body_before_it_waits_for_an_answer(
     async def vllms_route(request: Any, raw_request: Request) -> None:
         left.extend([body, raw_request.scope.get(PARSED_BODY), await raw_request.receive()])
 
-    monkeypatch.setattr(chat, "_resolve", lambda body, service: (None, None))
+    monkeypatch.setattr(
+        chat, "_resolve", lambda body, service: SimpleNamespace(media=(), request=None, task=None)
+    )
     monkeypatch.setattr(vllm_chat, "create_chat_completion", vllms_route)
     app = SimpleNamespace(state=SimpleNamespace(phi_vision=None))
     request = Request({"type": "http", "app": app, PARSED_BODY: dict(body)}, receive)

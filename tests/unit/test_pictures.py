@@ -18,6 +18,7 @@ from phi_vision.serving.files import FileStore
 from phi_vision.serving.media_files import FileBudget, MediaFile
 from phi_vision.serving.pictures import Picture, Pictures
 from phi_vision.serving.vllm_compat import renderer as vllm_renderer
+from pydantic import BaseModel
 
 from tests.support.pictures import reference_picture
 
@@ -166,8 +167,8 @@ def test_the_pictures_of_a_request_have_one_share() -> None:
     renderer = installed(pool)
 
     async def two_requests() -> None:
-        batch = [[Picture("a"), Picture("b")], [Picture("c")]]
-        await asyncio.gather(*(renderer.render_chat_async(batch) for _ in range(2)))
+        batches = [[[Picture("a"), Picture("b")], [Picture("c")]] for _ in range(2)]
+        await asyncio.gather(*map(renderer.render_chat_async, batches))
 
     asyncio.run(two_requests())
     assert len(pool.shares) == 6 and len(set(pool.shares)) == 2
@@ -186,3 +187,14 @@ def test_a_prompt_without_pictures_passes() -> None:
     renderer = installed(Pool())
     asyncio.run(renderer.process_for_engine_async({"prompt_token_ids": [1]}))
     assert renderer.seen == [{"prompt_token_ids": [1]}]
+
+
+def test_a_request_with_pictures_can_be_logged_as_json() -> None:
+    """vLLM does so with `--enable-log-requests`."""
+
+    class Request(BaseModel):
+        messages: Any
+
+    picture = Picture("data:secret", "input", file=MediaFile(b"secret", FileBudget()))
+    written = Request(messages=[{"image_pil": picture}]).model_dump_json()
+    assert "Picture(param='input'" in written and "secret" not in written

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic_core import SchemaSerializer, core_schema
 
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
@@ -37,6 +39,11 @@ class Picture:
     canvas: Canvas | None = field(default=None, repr=False)  # where it is drawn already
     num_crops: int = 0
     num_image_tokens: int = 0
+
+    # How pydantic writes it where vLLM logs a request as JSON: without what it holds.
+    __pydantic_serializer__: ClassVar = SchemaSerializer(
+        core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(repr))
+    )
 
 
 class Pictures:
