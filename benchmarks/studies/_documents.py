@@ -52,7 +52,7 @@ def dense_page(seed: str) -> Page:
 
 
 def _full_line(rng: Random) -> str:
-    while len(line := random_text(rng, HELD_OUT_WORDS, 14)) < 11:  # shorter ones make a table, no column
+    while len(line := random_text(rng, HELD_OUT_WORDS, 16)) < 13:  # shorter ones make a table, no column
         pass
     return line
 

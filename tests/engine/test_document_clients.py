@@ -52,7 +52,13 @@ def with_curl(server: Server) -> list[str]:
     return [page["markdown"] for page in read["pages"]]
 
 
-@pytest.mark.parametrize("read", [with_mistralai, with_litellm, with_openai, with_curl])
+@pytest.mark.parametrize(
+    "read",
+    [
+        with_mistralai,
+        *(pytest.param(each, marks=pytest.mark.full) for each in (with_litellm, with_openai, with_curl)),
+    ],
+)
 def test_a_ten_page_pdf_is_read(server: Server, read: Callable[[Server], list[str]]) -> None:
     said = read(server)
     assert len(said) == len(TEXTS)
