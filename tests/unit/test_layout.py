@@ -214,10 +214,10 @@ def _count_by_filling(mask: np.ndarray) -> int:
     left = {tuple(at) for at in np.argwhere(mask).tolist()}
     count = 0
     while left:
-        count, todo = count + 1, [left.pop()]
-        while todo:
-            y, x = todo.pop()
+        count, reached = count + 1, [left.pop()]
+        while reached:
+            y, x = reached.pop()
             near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
             left -= near
-            todo += near
+            reached += near
     return count

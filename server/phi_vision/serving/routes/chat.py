@@ -26,7 +26,6 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
 )
 from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
-from vllm.sampling_params import SamplingParams
 
 from phi_vision.documents.answers import Answer, Status, status_of
 from phi_vision.errors import RequestError
@@ -60,23 +59,11 @@ _KNOWN_FIELDS = (
 ) - {"media_io_kwargs"}
 
 
-class PictureChatRequest(ChatCompletionRequest):
+class PictureChatRequest(loop_guard.EndsLoops, ChatCompletionRequest):
     """A chat request that carries its pictures, and sees its answer."""
 
     _pictures: list[Picture] = PrivateAttr(default_factory=list)
-    _ends_loops: bool = PrivateAttr(default=False)
     _statuses: list[Status] = PrivateAttr(default_factory=list)
-
-    def end_loops(self) -> None:
-        """Have an answer that repeats itself for ever end, unless `repetition_detection` is set."""
-        self._ends_loops = True
-
-    def to_sampling_params(self, *arguments: Any, **options: Any) -> SamplingParams:
-        """As vLLM makes them, with the mark of the guard."""
-        params = super().to_sampling_params(*arguments, **options)
-        if self._ends_loops:
-            loop_guard.mark(params)
-        return params
 
     def see_answer(self, answer: ChatCompletionResponse) -> None:
         """Note how each choice ended, and leave a loop's log-probabilities out as its text is."""

@@ -9,13 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from pydantic import PrivateAttr
 from vllm.config import ModelConfig
 from vllm.entrypoints.openai.responses import api_router as vllm_responses
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from vllm.renderers.params import TokenizeParams
-from vllm.sampling_params import SamplingParams
 
 from phi_vision.errors import RequestError
 from phi_vision.serving import openapi
@@ -38,21 +36,8 @@ _VLLM_ROUTE = next(
 )
 
 
-class DocumentResponsesRequest(ResponsesRequest):
+class DocumentResponsesRequest(loop_guard.EndsLoops, ResponsesRequest):
     """A request whose documents are pictures of their pages."""
-
-    _ends_loops: bool = PrivateAttr(default=False)
-
-    def end_loops(self) -> None:
-        """Have an answer that repeats itself for ever end."""
-        self._ends_loops = True
-
-    def to_sampling_params(self, *arguments: Any, **options: Any) -> SamplingParams:
-        """As vLLM makes them, with the mark of the guard."""
-        params = super().to_sampling_params(*arguments, **options)
-        if self._ends_loops:
-            loop_guard.mark(params)
-        return params
 
     def build_tok_params(self, model_config: ModelConfig) -> TokenizeParams:
         """As on the chat route: the template writes `<s>`, so that the tokenizer would add a second one."""

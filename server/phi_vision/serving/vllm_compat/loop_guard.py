@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pydantic import BaseModel, PrivateAttr
 from vllm.engine.protocol import EngineClient
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
@@ -28,10 +29,21 @@ _MARK = "phi_vision_ends_loops"  # in `SamplingParams.extra_args`, which go wher
 _STOP_REASON = "repetition_detected"  # what vLLM's own detection says
 
 
-def mark(params: SamplingParams) -> None:
-    """Have the guard end this request's loops, unless its client has chosen vLLM's own detection."""
-    if params.repetition_detection is None:
-        params.extra_args = {**(params.extra_args or {}), _MARK: True}
+class EndsLoops(BaseModel):
+    """What a request of vLLM's derives from too, so that its task can have the guard end its loops."""
+
+    _ends_loops: bool = PrivateAttr(default=False)
+
+    def end_loops(self) -> None:
+        """Have an answer that repeats itself for ever end, unless `repetition_detection` is set."""
+        self._ends_loops = True
+
+    def to_sampling_params(self, *arguments: Any, **options: Any) -> SamplingParams:
+        """As vLLM makes them, with the guard's mark where the client has not chosen vLLM's own detection."""
+        params: SamplingParams = super().to_sampling_params(*arguments, **options)  # type: ignore[misc]
+        if self._ends_loops and params.repetition_detection is None:
+            params.extra_args = {**(params.extra_args or {}), _MARK: True}
+        return params
 
 
 def install(engine_client: EngineClient) -> None:
