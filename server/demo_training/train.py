@@ -29,7 +29,7 @@ from demo_training.samples import Batch, collate
 
 _SEED = 35
 _SAVE_EVERY_S = 120.0
-_LOG_EVERY = 20  # steps
+_LOG_EVERY = 10  # steps
 _WARM_UP = 40  # steps
 _NEIGHBOR_WEIGHT = 0.2  # of naming the glyphs beside a cell
 _PLACE_WEIGHT = 0.05  # of saying where in the view a cell lies
@@ -256,7 +256,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log and checkpoint")
-    parser.add_argument("--smoke", action="store_true", help="two minutes, to see the loss fall")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, to see the loss fall")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     Run(args.out, SMOKE if args.smoke else STAGES, device).train()
