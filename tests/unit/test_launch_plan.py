@@ -90,6 +90,16 @@ def test_the_summary_names_what_runs(device: Device, backend: str) -> None:
     assert "with a key" in row_of(launch(A10, keyed=True), "access")
 
 
+def test_a_processor_that_is_slow_in_bfloat16_is_given_float32() -> None:
+    slow = replace(CPU, has_fast_bfloat16=False)
+    usual, wide, theirs = launch(CPU), launch(slow), launch(slow, "--dtype", "bfloat16")
+    assert "--dtype" not in usual.argv and "many times slower in bfloat16" in row_of(wide, "dtype")
+    assert value_of(wide.argv, "--dtype") == "float32" and value_of(theirs.argv, "--dtype") == "bfloat16"
+    assert wide.memory and usual.memory and theirs.memory
+    assert wide.memory.plan.kv_bytes_per_token == 2 * usual.memory.plan.kv_bytes_per_token
+    assert theirs.memory.plan.kv_bytes_per_token == usual.memory.plan.kv_bytes_per_token
+
+
 def test_memory_that_others_hold_is_told_to_vllm() -> None:
     plan = launch(replace(A10, free_bytes=12 * GIB), max_model_len=4096)
     assert "22.1 GiB, 12.0 free" in row_of(plan, "device")

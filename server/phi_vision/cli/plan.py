@@ -35,7 +35,7 @@ def show_plan(options: argparse.Namespace) -> None:
     device = _device(options)
     config = ServeConfig(**{name: getattr(options, name) for name in SETTINGS})
     model_path = _model_path(options.model)
-    found = plan_candidates(config, EngineFlags(), device, find_dimensions(model_path))
+    found = plan_candidates(config, EngineFlags().for_device(device), device, find_dimensions(model_path))
     chosen = next((candidate for candidate in found if candidate.plan.fits), None)
     if options.json:
         print(json.dumps(_as_json(device, model_path, config, found, chosen), indent=2))
@@ -55,7 +55,7 @@ def commands(chosen: Candidate, config: ServeConfig, device: Device, model_path:
         value = getattr(config, name)
         if value != getattr(ServeConfig, name):
             ours += ["--" + name.replace("_", "-"), str(value)]
-    flags = engine_flags(config, EngineFlags(), device, chosen)
+    flags = engine_flags(config, EngineFlags().for_device(device), device, chosen)
     theirs = ["vllm", "serve", model_path, *(word for flag in flags for word in flag)]
     if config.most_crops != ServeConfig.num_crops:
         theirs += ["--mm-processor-kwargs", json.dumps(vars(config.crop_policy))]

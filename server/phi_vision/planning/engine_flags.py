@@ -11,10 +11,11 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from phi_vision.errors import UsageError
+from phi_vision.planning.hardware import Device
 
 # Flags with JSON objects that the launch plan has keys of its own for. They are handed on a key at a time
 # (`--hf-overrides.KEY VALUE`), the form in which vLLM merges them.
@@ -25,7 +26,7 @@ _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2
 
 @dataclass(frozen=True)
 class EngineFlags:
-    """vLLM's flags and variables as given; None: not given.
+    """vLLM's flags and variables as given, or as `for_device` adds; None: not given.
 
     Args:
         argv: the flags as vLLM gets them, in the order given.
@@ -67,6 +68,12 @@ class EngineFlags:
     def is_float32(self) -> bool:
         """Whether what is not quantized takes four bytes an element instead of two."""
         return self.dtype in ("float32", "float")
+
+    def for_device(self, device: Device) -> EngineFlags:
+        """With float32 on a processor that is slow in bfloat16, unless the user chose a dtype."""
+        if self.dtype is None and not device.has_fast_bfloat16:
+            return replace(self, dtype="float32")
+        return self
 
     @classmethod
     def parse(cls, argv: Sequence[str], environ: Mapping[str, str]) -> EngineFlags:

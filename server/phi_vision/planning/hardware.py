@@ -28,6 +28,7 @@ class Device:
     capability: tuple[int, int] | None = None  # CUDA compute capability
     free_bytes: int | None = None  # of its memory, now; None: all of it
     has_avx512: bool = True  # of a CPU
+    has_fast_bfloat16: bool = True  # of a CPU: whether bfloat16 is not many times slower than float32
 
     @property
     def attention_backend(self) -> str:
@@ -127,12 +128,19 @@ def _processor(kind: str) -> Device:
     """The CPU with the memory that this process may use."""
     total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     total_bytes = min([total_bytes, *_container_limits()])
-    name = platform.processor() or platform.machine()
-    return Device(kind, name, total_bytes, free_bytes=_free_bytes(total_bytes), has_avx512=_has_avx512())
+    machine, avx512 = platform.machine(), _has_avx512()
+    return Device(
+        kind,
+        platform.processor() or machine,
+        total_bytes,
+        free_bytes=_free_bytes(total_bytes),
+        has_avx512=avx512,
+        has_fast_bfloat16=avx512 or machine not in ("x86_64", "AMD64"),
+    )
 
 
 def _has_avx512() -> bool:
-    """Whether the processor has the instructions that vLLM's kernels for an fp8 KV cache are written in."""
+    """Whether the processor has the instructions for an fp8 KV cache and for matrix products in bfloat16."""
     try:
         return " avx512f" in Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux

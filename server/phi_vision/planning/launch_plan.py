@@ -68,6 +68,7 @@ def make_launch_plan(
     Raises:
         UsageError: nothing that was asked for fits, or settings exclude one another.
     """
+    flags = flags.for_device(device)
     reason = skip_reason(flags, device)
     if reason and config.profile != "auto":
         raise UsageError(f"--profile {config.profile} needs a memory plan, but {reason}")
@@ -88,6 +89,7 @@ def make_launch_plan(
             checkpoint,
             {
                 "device": _device_row(device),
+                "dtype": _dtype_row(flags),
                 "attention": flags.attention_backend or _attention_backend(flags, device, memory),
                 "context": f"{config.context} tokens",
                 "memory": memory.line if memory else reason,
@@ -121,6 +123,8 @@ def engine_flags(
         engine.append(("--attention-backend", _attention_backend(flags, device, memory)))
         engine.append(("--gpu-memory-utilization", str(utilization)))
     if device.kind == "cpu":
+        if flags.dtype is not None:
+            engine.append(("--dtype", flags.dtype))
         engine.append(("--mm-processor-cache-gb", f"{picture_cache_gib(flags):g}"))
         engine.append(("--enforce-eager",))  # compiling takes minutes and gains little on a CPU
     if memory is None:
@@ -222,6 +226,12 @@ def _summary(checkpoint: Checkpoint, rows: dict[str, str | None]) -> str:
 def _device_row(device: Device) -> str:
     free = f", {device.free_bytes / GIB:.1f} free" if device.free_bytes is not None else ""
     return f"{device.kind}: {device.name}, {device.memory_bytes / GIB:.1f} GiB{free}"
+
+
+def _dtype_row(flags: EngineFlags) -> str | None:
+    if flags.dtype is None or "--dtype" in flags.names:
+        return flags.dtype
+    return f"{flags.dtype}: this processor is many times slower in bfloat16, which --dtype bfloat16 chooses"
 
 
 def _rope_row(config: ServeConfig) -> str:
