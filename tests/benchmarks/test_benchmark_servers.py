@@ -68,6 +68,7 @@ def test_what_is_on_the_path_stays_there(monkeypatch: pytest.MonkeyPatch) -> Non
     assert servers.python_path().split(os.pathsep) == [str(ROOT / "server"), str(ROOT)]
 
 
+@pytest.mark.full
 def test_the_stock_model_stays_out_of_our_server() -> None:
     """It is installed where the benchmark's folders are on the path; the launcher loads what is installed."""
     cases = {

@@ -125,6 +125,7 @@ def test_what_it_was_not_made_for_gets_a_short_answer(client: openai.OpenAI) -> 
     assert len(ask(client, "vqa", image_part(scene(1).image), "What is the capital of France?")) < 40
 
 
+@pytest.mark.full
 def test_the_network_that_was_trained_is_the_one_that_is_served(client: openai.OpenAI) -> None:
     picture = page(6, lines=(1, 1))
     answer = client.chat.completions.create(

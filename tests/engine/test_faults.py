@@ -205,6 +205,7 @@ def test_an_engine_that_is_killed_ends_every_request_and_the_server(other: Serve
     assert "Traceback" not in other.log.split("phi-vision serve: the engine")[1]
 
 
+@pytest.mark.full
 def test_a_start_that_is_killed_or_stopped_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_files_are_only_seen_with_their_key(keyed: StubServer) -> None:
     assert client(keyed).files.content(file.id).read() == PDF
 
 
+@pytest.mark.full
 def test_files_survive_a_restart(tmp_path: Path) -> None:
     with running_stub(tmp_path) as first:
         file = client(first).files.create(file=("a.pdf", PDF), purpose="user_data")

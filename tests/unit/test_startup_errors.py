@@ -172,6 +172,7 @@ def test_the_hub_may_be_gone_after_the_first_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_an_engine_that_fails_is_one_line_with_its_cause(weights: Path) -> None:
     """The real engine, with a tensor missing from a sound file: it fails in a process of its own."""
     file = weights / "model.safetensors"
