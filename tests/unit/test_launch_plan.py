@@ -91,10 +91,10 @@ def test_the_summary_names_what_runs(device: Device, backend: str) -> None:
 
 
 def test_a_processor_that_is_slow_in_bfloat16_is_given_float32() -> None:
-    slow = replace(CPU, has_fast_bfloat16=False)
-    usual = launch(CPU, max_model_len=4096)
-    wide = launch(slow, max_model_len=4096)
-    theirs = launch(slow, "--dtype", "bfloat16", max_model_len=4096)
+    slow, demo = replace(CPU, has_avx512=False, has_fast_bfloat16=False), find_checkpoint("demo")
+    usual = launch(CPU, checkpoint=demo)
+    wide = launch(slow, checkpoint=demo)
+    theirs = launch(slow, "--dtype", "bfloat16", checkpoint=demo)
     assert "--dtype" not in usual.argv and "many times slower in bfloat16" in row_of(wide, "dtype")
     assert value_of(wide.argv, "--dtype") == "float32" and value_of(theirs.argv, "--dtype") == "bfloat16"
     assert wide.memory and usual.memory and theirs.memory
