@@ -91,7 +91,7 @@ def test_the_summary_names_what_runs(device: Device, backend: str) -> None:
 
 
 def test_a_processor_that_is_slow_in_bfloat16_is_given_float32() -> None:
-    slow, demo = replace(CPU, has_avx512=False, has_fast_bfloat16=False), find_checkpoint("demo")
+    slow, demo = replace(CPU, has_avx512=False, has_fast_bfloat16=False), find_checkpoint("demo", None)
     usual = launch(CPU, checkpoint=demo)
     wide = launch(slow, checkpoint=demo)
     theirs = launch(slow, "--dtype", "bfloat16", checkpoint=demo)
