@@ -10,6 +10,7 @@ from phi_vision.errors import PhiVisionError
 
 State = Literal["waiting", "asked", "done", "failed"]
 STATES: tuple[State, ...] = ("waiting", "asked", "done", "failed")
+Counts = dict[State, int]  # how many items are in each state
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Record:
         state: where it stands.
         attempts: how often an answer, or an error that counts, came back.
         result: of an item that is done: JSON, see `asking`.
-        error: of one that failed: `message`, `cause` (a word to group by) and `status` (of HTTP, or null).
+        error: of one that failed: see `ItemError.as_json`.
     """
 
     number: int
@@ -68,17 +69,34 @@ class ItemError(PhiVisionError):
 
     Args:
         message: why, on one line.
-        cause: a word to group by: `refused`, `unreadable`, `server`, `no answer`.
+        cause: a word to group by: `refused`, `unreadable`, `server`, `no answer`, `not read` (the model could
+            not read the page).
         status: of HTTP.
+        body: what the server answered, JSON, where that is part of the result: of a line of a batch file.
         is_final: whether asking again would bring the same.
     """
 
-    def __init__(self, message: str, *, cause: str, status: int | None = None, is_final: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: str,
+        status: int | None = None,
+        body: Mapping[str, Any] | None = None,
+        is_final: bool = True,
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.status = status
+        self.body = body
         self.is_final = is_final
 
+    def as_json(self) -> dict[str, Any]:
+        """As the queue keeps it: `message`, `cause`, `status`, and `body` where there is one."""
+        error = {"message": str(self), "cause": self.cause, "status": self.status}
+        return error if self.body is None else error | {"body": self.body}
 
-# Asks one item and returns its result, JSON. Raises TryLater or ItemError.
+
+# Asks one item and returns its result, JSON. Raises TryLater or ItemError; any other error is one that each
+# item would meet (a key that is refused, say): it ends the run, which keeps its place.
 Ask = Callable[[Item], Awaitable[Mapping[str, Any]]]
