@@ -17,6 +17,7 @@ from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, PLAN_ARGUMENT
 from phi_vision.serving import connections, openapi, pictures
+from phi_vision.serving.chat_service import ChatService
 from phi_vision.serving.documents import Documents
 from phi_vision.serving.files import FileStore
 from phi_vision.serving.http import error_response
@@ -93,7 +94,7 @@ class TaskEndpoints:
         """Create the chat service and what the middleware needs, once vLLM's own services exist."""
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
-        state.phi_vision = service = chat.ChatService(engine_client.model_config, args)
+        state.phi_vision = service = ChatService(engine_client.model_config, args)
         limits: Limits = state.phi_vision_limits
         model_config = engine_client.model_config
         state.phi_vision_files = store = FileStore(limits)

@@ -22,12 +22,12 @@ from phi_vision.media.view import PageView, Region, Rotation
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit, CropPolicy
 from phi_vision.serving import annotation, mistral_ocr, openapi
+from phi_vision.serving.engine_ask import EngineAsk
 from phi_vision.serving.media_files import MediaFile
-from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.middleware.fields import OCR
 from phi_vision.serving.mistral_ocr import MISTRAL_MODEL, FieldRefused, OCRRequest
 from phi_vision.serving.pictures import Pictures
-from phi_vision.serving.routes.engine_ask import EngineAsk
+from phi_vision.serving.request_body import json_body
 from phi_vision.serving.routes.files import owner_of
 from phi_vision.serving.vllm_compat.structured_outputs import SpecTrials
 from phi_vision.tasks.presets import task_of
@@ -74,9 +74,7 @@ class _FilePage:
 
 
 async def _parsed(raw_request: Request) -> OCRRequest:
-    body: dict[str, Any] | None = raw_request.scope.get(PARSED_BODY)
-    if body is None:
-        raise RequestError("the body must be a JSON object")
+    body = await json_body(raw_request)
     request = mistral_ocr.parse(body)
     body.clear()  # it may hold the document, which the request gives away once it is opened
     return request

@@ -15,12 +15,11 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from vllm.renderers.params import TokenizeParams
 
-from phi_vision.errors import RequestError
 from phi_vision.serving import openapi
 from phi_vision.serving.documents import Documents
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.pictures import Picture
-from phi_vision.serving.routes.chat import validated
+from phi_vision.serving.request_body import json_body, validated
 from phi_vision.serving.routes.files import owner_of
 from phi_vision.serving.vllm_compat import loop_guard
 from phi_vision.tasks import presets, responses
@@ -71,14 +70,6 @@ class _Resolved:
     media: list[PlacedPart]
 
 
-async def _json_body(raw_request: Request) -> dict[str, Any]:
-    """The request's JSON object, as the limits have read it."""
-    body: dict[str, Any] | None = raw_request.scope.get(PARSED_BODY)
-    if body is None:
-        raise RequestError("the body must be a JSON object")
-    return body
-
-
 @router.post(
     PATH,
     dependencies=_VLLM_ROUTE.dependencies,
@@ -86,7 +77,7 @@ async def _json_body(raw_request: Request) -> dict[str, Any]:
     openapi_extra=openapi.body_of(ResponsesRequest),
 )
 async def create_response(
-    body: Annotated[dict[str, Any], Depends(_json_body)], raw_request: Request
+    body: Annotated[dict[str, Any], Depends(json_body)], raw_request: Request
 ) -> Response | None:
     """Responses as OpenAI and vLLM define them, with tasks and documents."""
     service = raw_request.app.state.phi_vision

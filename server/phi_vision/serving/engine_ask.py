@@ -15,8 +15,8 @@ from vllm.utils import random_uuid
 from phi_vision.documents.answers import Answer
 from phi_vision.errors import RequestError
 from phi_vision.model.canvas import Canvas
+from phi_vision.serving.chat_service import ChatService, PictureChatRequest
 from phi_vision.serving.pictures import Picture
-from phi_vision.serving.routes.chat import ChatService, PictureChatRequest
 from phi_vision.tasks import requests
 
 _REQUEST_ID = "x-request-id"  # a header, from which vLLM makes the id of its request

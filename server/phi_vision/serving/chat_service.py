@@ -1,0 +1,111 @@
+"""A chat request that carries its pictures, and what those who make one need to know of the server."""
+
+from __future__ import annotations
+
+import itertools
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import PrivateAttr
+from vllm.config import ModelConfig
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionLogProbsContent,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+)
+
+from phi_vision.documents.answers import Answer, Status, status_of
+from phi_vision.model.crops import CropPolicy
+from phi_vision.model.geometry import CROP_PX, num_image_tokens
+from phi_vision.serving.pictures import Picture
+from phi_vision.serving.vllm_compat import loop_guard
+from phi_vision.tasks import presets
+
+
+class PictureChatRequest(loop_guard.EndsLoops, ChatCompletionRequest):
+    """A chat request that carries its pictures, and sees its answer."""
+
+    _pictures: list[Picture] = PrivateAttr(default_factory=list)
+    _statuses: list[Status] = PrivateAttr(default_factory=list)
+
+    def see_answer(self, answer: ChatCompletionResponse) -> None:
+        """Note how each choice ended, and leave a loop's log-probabilities out as its text is."""
+        for choice in answer.choices:
+            end = choice.finish_reason or "stop"
+            self._statuses.append(status_of(Answer("", finish_reason=end)))
+            if end == "repetition" and choice.logprobs and choice.logprobs.content:
+                choice.logprobs.content = _tokens_of(choice.message.content or "", choice.logprobs.content)
+
+    def put_pictures(self, pictures: Sequence[Picture | Sequence[Picture]]) -> None:
+        """Have vLLM's parser find `pictures`, in order, in place of their URLs.
+
+        Args:
+            pictures: for each URL a picture, or the pages of a document.
+        """
+        of_each_url = [[each] if isinstance(each, Picture) else each for each in pictures]
+        self._pictures = list(itertools.chain.from_iterable(of_each_url))
+        waiting = iter(of_each_url)
+        self.messages = [_with_pictures(message, waiting) for message in self.messages]  # type: ignore[has-type]
+
+    @property
+    def statuses(self) -> Sequence[Status]:
+        """How each choice of the answer ended; none of a stream."""
+        return self._statuses
+
+    def headers(self) -> dict[str, str]:
+        """What the pictures cost, once they are drawn: one number each, in the order of the prompt."""
+        if not self._pictures:
+            return {}
+        return {
+            "x-phi-vision-num-crops": ",".join(str(picture.num_crops) for picture in self._pictures),
+            "x-phi-vision-image-tokens": ",".join(
+                str(picture.num_image_tokens) for picture in self._pictures
+            ),
+        }
+
+
+class ChatService:
+    """What the chat route needs to know of the server."""
+
+    def __init__(self, model_config: ModelConfig, args: Namespace) -> None:
+        self.served_names = frozenset(args.served_model_name)
+        self.crop_policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
+        self.max_model_len: int = model_config.max_model_len
+
+    @property
+    def tokens_per_request(self) -> int:
+        """What an ordinary request takes of the KV cache: one picture and an answer."""
+        picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
+        return picture + presets.TYPICAL_ANSWER_TOKENS
+
+
+def _tokens_of(
+    text: str, tokens: Sequence[ChatCompletionLogProbsContent]
+) -> list[ChatCompletionLogProbsContent]:
+    """The tokens that `text` is made of, the first ones. Decoded alone, some lose a space."""
+    missing = _num_visible(text)
+    kept = []
+    for token in tokens:
+        if missing <= 0:
+            break
+        kept.append(token)
+        missing -= _num_visible(bytes(token.bytes or ()).decode(errors="replace"))
+    return kept
+
+
+def _num_visible(text: str) -> int:
+    return sum(map(len, text.split()))
+
+
+def _with_pictures(message: Any, waiting: Iterator[Sequence[Picture]]) -> Any:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    parts: list[Any] = []
+    for part in content:
+        if part["type"] == "image_url":
+            parts += ({"type": "image_pil", "image_pil": picture} for picture in next(waiting))
+        else:
+            parts.append(part)
+    return {**message, "content": parts}
