@@ -1,6 +1,7 @@
 """The generated parts of the documentation. That they are up to date, `make lint` checks."""
 
 import re
+import tomllib
 from xml.etree import ElementTree
 
 import pytest
@@ -32,6 +33,13 @@ def test_the_picture_shows_what_was_recorded() -> None:
     lines = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert lines == ["$ a < b", "<&>"]
     ElementTree.fromstring(drawn(RECORD.read_text()))
+
+
+def test_the_version_is_that_of_the_latest_release() -> None:
+    releases = re.findall(r"^## (.+)$", (ROOT / "server/CHANGELOG.md").read_text(), re.MULTILINE)
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", release) for release in releases if release != "Unreleased")
+    latest = next(release for release in releases if release != "Unreleased")
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == latest
 
 
 def _anchors(text: str) -> set[str]:
