@@ -21,6 +21,7 @@ DOCUMENT = {"type": "document_url", "document_url": "data:,"}
         ("0", [0]),
         ("0-2", [0, 1, 2]),
         ("4, 0 - 1", [4, 0, 1]),
+        ("3-", [3, 4]),
         ("1-2,2-3", [1, 2, 3]),
         ([3, 3, 1], [3, 1]),
     ],
@@ -29,7 +30,7 @@ def test_pages_are_taken_once_in_the_order_asked_for(pages: Any, expected: list[
     assert mistral_ocr.select_pages(pages, num_pages=5, max_pages=64) == expected
 
 
-@pytest.mark.parametrize("pages", ["", "x", "1-", "-1", "3-1", "5", "0-5", "1,,2", "²", [5], [-1], []])
+@pytest.mark.parametrize("pages", ["", "x", "5-", "-1", "3-1", "5", "0-5", "1,,2", "²", [5], [-1], []])
 def test_pages_that_are_none_are_refused(pages: Any) -> None:
     with pytest.raises(FieldRefused) as caught:
         mistral_ocr.select_pages(pages, num_pages=5, max_pages=64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
@@ -12,6 +12,7 @@ from phi_vision.documents import confidence
 from phi_vision.documents.confidence import Confidence
 from phi_vision.documents.reader import Attempt, PageResult
 from phi_vision.errors import RequestError
+from phi_vision.tasks import page_ranges
 
 # Clients hard-code it; on the OCR route it is a name of the model that is served.
 MISTRAL_MODEL = "mistral-ocr-latest"
@@ -19,8 +20,6 @@ MISTRAL_MODEL = "mistral-ocr-latest"
 MAX_TILES = 64
 MAX_NAME_CHARS = 100  # of a field, in an error
 UNKNOWN_DPI = 72  # the SDK requires a number; at this one a pixel is a point of PDF
-
-_RANGE = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 
 
 class FieldRefused(RequestError):
@@ -189,40 +188,22 @@ def select_pages(pages: str | Sequence[int] | None, num_pages: int, max_pages: i
     Raises:
         FieldRefused: they are no numbers, there are no such pages, or too many.
     """
+    try:
+        ranges = page_ranges.select(pages, num_pages, base=0)
+    except RequestError as error:
+        raise FieldRefused(str(error), param="pages") from error
     selected: dict[int, None] = {}
-    for first, last in _ranges(pages, num_pages):
-        if first > last:
-            raise FieldRefused(f"pages: {first}-{last} is no range", param="pages")
-        if not 0 <= first <= last < num_pages:
-            missing = first if not 0 <= first < num_pages else num_pages
+    for page in itertools.chain.from_iterable(ranges):
+        selected[page] = None
+        if len(selected) > max_pages:
             raise FieldRefused(
-                f"pages: there is no page {missing}; the document has the pages 0 to {num_pages - 1}",
+                f"pages: at most {max_pages} in one request; the document has {num_pages}: "
+                f"choose some, as in '0-{max_pages - 1}'",
                 param="pages",
             )
-        for page in range(first, last + 1):
-            selected[page] = None
-            if len(selected) > max_pages:
-                raise FieldRefused(
-                    f"pages: at most {max_pages} in one request; the document has {num_pages}: "
-                    f"choose some, as in '0-{max_pages - 1}'",
-                    param="pages",
-                )
     if not selected:
         raise FieldRefused("pages: none are asked for", param="pages")
     return list(selected)
-
-
-def _ranges(pages: str | Sequence[int] | None, num_pages: int) -> Iterator[tuple[int, int]]:
-    if pages is None:
-        yield 0, num_pages - 1
-    elif isinstance(pages, str):
-        for part in pages.split(","):
-            if (match := _RANGE.fullmatch(part)) is None:
-                raise FieldRefused(f"pages: {_REASONS['pages']}", param="pages")
-            yield int(match[1]), int(match[2] or match[1])
-    else:
-        for page in pages:
-            yield page, page
 
 
 def page_object(page: PageResult, granularity: Literal["page", "word"] | None) -> dict[str, Any]:
