@@ -137,7 +137,7 @@ def test_reaches_the_engine_once_tried(stub: StubServer, name: str) -> None:
 
 def test_a_trial_holds_up_only_its_own_request(stub: StubServer) -> None:
     assert post(stub, CHAT, constraint(regex="first")).status_code == 200
-    (process,) = children(stub.process.pid, "phi_vision.serving.grammars.trials")
+    (process,) = children(stub.process.pid, "phi_vision.serving.grammars.trial_process")
     with ThreadPoolExecutor(4) as threads:
         process.send_signal(signal.SIGSTOP)
         try:
