@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from phi_vision.documents.answers import Token
-from phi_vision.documents.reader import Attempt, PageResult
+from phi_vision.documents.pages import Attempt, PageResult
 from phi_vision.serving import mistral_ocr
 from phi_vision.serving.mistral_ocr import FieldRefused
 

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from phi_vision.documents.layout import MIN_X_HEIGHT_PX, Layout, page_of
+from phi_vision.documents.layout import MIN_X_HEIGHT_PX, Layout
 from phi_vision.documents.orientation import LOOK_CROPS, LOOK_TOKENS, ROTATIONS, upright
 from phi_vision.documents.pages import Ask, Attempt, Fixed, PageResult, PageSource, ReadOptions
 from phi_vision.documents.readings import MISSING, Reading, joined, reading_of
+from phi_vision.documents.side_by_side import side_by_side
+from phi_vision.documents.ways import Way, is_small_print, layout_of
 from phi_vision.errors import RequestError
-from phi_vision.media.view import Region, Rotation
+from phi_vision.media.view import WHOLE, Region, Rotation
 from phi_vision.model.canvas import Canvas
-
-__all__ = ["Ask", "Attempt", "PageResult", "PageSource", "ReadOptions", "read_page"]
 
 MAX_TILES = 16
 """The most parts that a page is read in where the client sets no number."""
-
-SMALL_PRINT_CHARS = 200
-"""The least text that is looked at for small print."""
 
 CLOSER = 3.5
 """How much larger print becomes where a page in doubt is read in tiles."""
 
 RETRY_TEMPERATURE = 0.2
 """How much warmer the last attempt is."""
-
-WHOLE = Region(0.0, 0.0, 1.0, 1.0)
-
-_T = TypeVar("_T")
 
 
 async def read_page(page: PageSource, ask: Ask, options: ReadOptions, index: int = 0) -> PageResult:
@@ -59,22 +51,11 @@ async def read_page(page: PageSource, ask: Ask, options: ReadOptions, index: int
     return await _Reader(page, ask, options).read(index)
 
 
-@dataclass(frozen=True, eq=False)
-class _Way:
-    """How the page is read: turned, in which parts, with which temperature."""
-
-    rotation: Rotation
-    canvas: Canvas = field(repr=False)  # of the whole page
-    layout: Layout = field(repr=False)  # of the whole page
-    regions: tuple[Region, ...]
-    temperature: float
-
-
 @dataclass(frozen=True)
 class _Found:
     """A reading of the page, and of its parts."""
 
-    way: _Way
+    way: Way
     parts: tuple[Reading, ...]  # one a region
     whole: Reading
 
@@ -98,9 +79,9 @@ class _Reader:
             await self._warmer()
         return self._result(index, way)
 
-    async def _first(self, way: _Way) -> None:
+    async def _first(self, way: Way) -> None:
         """As it comes; the part with the most print first, which tells whether the page may be turned."""
-        number = _with_most_print(way)
+        number = way.with_most_print
         opening = await self._part(way, way.regions[number])
         parts = {number: opening}
         if len(way.regions) == 1:
@@ -118,7 +99,7 @@ class _Reader:
     async def _closer(self) -> None:
         """In tiles, which show more of each character."""
         way, reading = self._found.way, self._found.whole
-        if self._may_split and not (self._is_good(reading) and not _is_small_print(way.layout, reading)):
+        if self._may_split and not (self._is_good(reading) and not is_small_print(way.layout, reading)):
             regions = await self._regions(way.layout, closer=True)
             if len(regions) > len(way.regions):
                 await self._try(replace(way, regions=regions))
@@ -149,12 +130,12 @@ class _Reader:
 
     # How it is done.
 
-    async def _way(self, rotation: Rotation) -> _Way:
+    async def _way(self, rotation: Rotation) -> Way:
         """The page turned, in as many parts as its print asks for."""
         options = self._options
         canvas = await self._page.canvas(rotation, None, options.num_crops)
-        layout = await asyncio.to_thread(_layout_of, canvas)
-        return _Way(rotation, canvas, layout, await self._regions(layout), options.temperature)
+        layout = await asyncio.to_thread(layout_of, canvas)
+        return Way(rotation, canvas, layout, await self._regions(layout), options.temperature)
 
     async def _regions(self, layout: Layout, *, closer: bool = False) -> tuple[Region, ...]:
         """The parts that the page is read in: as its print asks for, or so that it is larger."""
@@ -167,7 +148,7 @@ class _Reader:
         x_height_px = max(MIN_X_HEIGHT_PX, zoom * (layout.x_height_px or 0.0))
         return tuple(await asyncio.to_thread(layout.tiles, most, x_height_px)) or (WHOLE,)
 
-    async def _upright(self, way: _Way) -> _Way:
+    async def _upright(self, way: Way) -> Way:
         """The page turned so that it is read best; `way` itself where it is so already."""
         try:
             looks = [await self._look(way, closer=False)]
@@ -179,17 +160,17 @@ class _Reader:
         except RequestError:
             return way
 
-    async def _look(self, way: _Way, *, closer: bool) -> dict[Rotation, Reading]:
+    async def _look(self, way: Way, *, closer: bool) -> dict[Rotation, Reading]:
         """What is read in each rotation."""
-        looks = await _side_by_side(self._look_at(way, turned, closer=closer) for turned in ROTATIONS)
+        looks = await side_by_side(self._look_at(way, turned, closer=closer) for turned in ROTATIONS)
         return dict(zip(ROTATIONS, looks, strict=True))
 
-    async def _look_at(self, way: _Way, rotation: Rotation, *, closer: bool) -> Reading:
+    async def _look_at(self, way: Way, rotation: Rotation, *, closer: bool) -> Reading:
         if closer or len(way.regions) > 1:
             turned = way if rotation == way.rotation else await self._way(rotation)
             if closer:
                 turned = replace(turned, regions=await self._regions(turned.layout, closer=True))
-            region, num_crops = turned.regions[_with_most_print(turned)], self._options.num_crops
+            region, num_crops = turned.regions[turned.with_most_print], self._options.num_crops
         else:
             region, num_crops = WHOLE, min(LOOK_CROPS, self._options.num_crops)
         canvas = await self._page.canvas(rotation, region, num_crops)
@@ -198,20 +179,20 @@ class _Reader:
         self._add_attempt("orientation", look, reading, [reading])
         return reading
 
-    async def _try(self, way: _Way, known: Mapping[int, Reading] = MappingProxyType({})) -> None:
+    async def _try(self, way: Way, known: Mapping[int, Reading] = MappingProxyType({})) -> None:
         """Read it so; a request that fails costs this attempt only."""
         try:
             await self._read(way, known)
         except RequestError as error:
             self._add_attempt("read", way, MISSING, [], str(error))
 
-    async def _read(self, way: _Way, known: Mapping[int, Reading], asked: Sequence[Reading] = ()) -> None:
+    async def _read(self, way: Way, known: Mapping[int, Reading], asked: Sequence[Reading] = ()) -> None:
         """Read the parts that are not known, side by side; what was `asked` counts for this attempt too."""
         unknown = [number for number in range(len(way.regions)) if number not in known]
-        found = await _side_by_side(self._part(way, way.regions[number]) for number in unknown)
+        found = await side_by_side(self._part(way, way.regions[number]) for number in unknown)
         self._note(way, {**known, **dict(zip(unknown, found, strict=True))}, [*asked, *found])
 
-    async def _part(self, way: _Way, region: Region) -> Reading:
+    async def _part(self, way: Way, region: Region) -> Reading:
         canvas = way.canvas
         if region != WHOLE:
             canvas = await self._page.canvas(way.rotation, region, self._options.num_crops)
@@ -230,7 +211,7 @@ class _Reader:
         assert self._best is not None
         return self._best
 
-    def _note(self, way: _Way, parts: Mapping[int, Reading], asked: Sequence[Reading]) -> None:
+    def _note(self, way: Way, parts: Mapping[int, Reading], asked: Sequence[Reading]) -> None:
         """An attempt that is over; kept if it is the best."""
         readings = tuple(parts.get(number, MISSING) for number in range(len(way.regions)))
         whole = joined(readings)
@@ -241,7 +222,7 @@ class _Reader:
     def _add_attempt(
         self,
         purpose: Literal["read", "orientation"],
-        way: _Way,
+        way: Way,
         reading: Reading,
         asked: Sequence[Reading],
         error: str | None = None,
@@ -260,7 +241,7 @@ class _Reader:
             )
         )
 
-    def _result(self, index: int, first: _Way) -> PageResult:
+    def _result(self, index: int, first: Way) -> PageResult:
         nothing = _Found(replace(first, regions=()), (), Reading("", "", "blank"))
         way, reading = (self._best or nothing).way, (self._best or nothing).whole
         return PageResult(
@@ -278,40 +259,3 @@ class _Reader:
             prompt_tokens=sum(attempt.prompt_tokens for attempt in self._attempts),
             completion_tokens=sum(attempt.completion_tokens for attempt in self._attempts),
         )
-
-
-def _is_small_print(layout: Layout, reading: Reading) -> bool:
-    """Whether print is too small for the page to be trusted as it was read whole.
-
-    The height of a few letters cannot be measured well, and is not needed: small print is much print.
-    """
-    return len(reading.text) >= SMALL_PRINT_CHARS and (layout.x_height_px or math.inf) < MIN_X_HEIGHT_PX
-
-
-def _layout_of(canvas: Canvas) -> Layout:
-    layout = Layout(page_of(canvas))
-    layout.is_blank  # noqa: B018 - computed here, in a thread, and kept
-    return layout
-
-
-def _with_most_print(way: _Way) -> int:
-    """The number of the region with the most ink."""
-    height, width = way.layout.grey.shape
-
-    def ink(number: int) -> int:
-        left, top, right, bottom = way.regions[number]
-        rows = slice(round(top * height), round(bottom * height))
-        part = way.layout.grey[rows, round(left * width) : round(right * width)]
-        return int((255 - part).sum(dtype="int64"))
-
-    return max(range(len(way.regions)), key=ink)
-
-
-async def _side_by_side(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """All results, in order. The first error ends the others."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from phi_vision.documents.answers import status_of
-from phi_vision.documents.reader import Ask
+from phi_vision.documents.pages import Ask
 from phi_vision.errors import RequestError
 from phi_vision.serving.grammars.bounds import SpecRefused
 from phi_vision.serving.grammars.trials import TrialFailed

@@ -23,7 +23,7 @@ _REQUEST_ID = "x-request-id"  # a header, from which vLLM makes the id of its re
 
 
 class EngineAsk:
-    """`documents.reader.Ask` for one HTTP request, which may ask the engine many times, also at once.
+    """`documents.pages.Ask` for one HTTP request, which may ask the engine many times, also at once.
 
     Args:
         raw_request: the HTTP request, whose headers (priority, tracing) count for all that is asked.

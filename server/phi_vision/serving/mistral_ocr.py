@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from phi_vision.documents import confidence
 from phi_vision.documents.confidence import Confidence
-from phi_vision.documents.reader import Attempt, PageResult
+from phi_vision.documents.pages import Attempt, PageResult
 from phi_vision.errors import RequestError
 from phi_vision.tasks import page_ranges
 

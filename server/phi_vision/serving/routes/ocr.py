@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -15,7 +15,9 @@ from vllm.entrypoints.serve.utils.api_utils import (
     with_cancellation,
 )
 
-from phi_vision.documents.reader import PageResult, ReadOptions, read_page
+from phi_vision.documents.pages import PageResult, ReadOptions
+from phi_vision.documents.reader import read_page
+from phi_vision.documents.side_by_side import side_by_side
 from phi_vision.errors import RequestError
 from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.view import PageView, Region, Rotation
@@ -35,8 +37,6 @@ from phi_vision.tasks.presets import task_of
 PAGES_AT_ONCE = 8  # of one request; the queue may hold others' pages between them
 
 router = APIRouter()
-
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -167,7 +167,7 @@ async def _read(
             except RequestError as error:
                 return error
 
-    results = await _side_by_side([read(number) for number in numbers])
+    results = await side_by_side([read(number) for number in numbers])
     errors = [result for result in results if isinstance(result, RequestError)]
     if len(errors) == len(results):
         errors[0].param = errors[0].param or request.where
@@ -176,16 +176,6 @@ async def _read(
         _failed(number, result) if isinstance(result, RequestError) else result
         for number, result in zip(numbers, results, strict=True)
     ]
-
-
-async def _side_by_side(waiting: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """The results in order. When one raises or the client has gone, the others end too."""
-    tasks = [asyncio.create_task(each) for each in waiting]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _failed(number: int, error: RequestError) -> PageResult:
