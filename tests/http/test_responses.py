@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -10,7 +11,9 @@ import pytest
 from phi_vision.tasks.presets import PRESETS
 
 from tests.http.test_document_parts import PDFS, _runs
+from tests.http.test_loop_guard import KEPT, LOOP
 from tests.support.pictures import data_url, encoded, reference_picture
+from tests.support.stub_engine import ANSWER, ScriptedAnswer
 from tests.support.stub_server import StubServer
 
 MODEL = "phi-3.5-vision-demo"
@@ -101,6 +104,46 @@ def test_an_uploaded_picture_and_a_stream(stub: StubServer) -> None:
     content: Any = [{"role": "user", "content": [part]}]
     events = list(client.responses.create(model=f"{MODEL}:ocr", input=content, stream=True))
     assert events[-1].type == "response.completed"
+
+
+def test_how_an_answer_ended_is_said(stub: StubServer) -> None:
+    def ended(**more: Any) -> tuple[Any, ...]:
+        raw, _ = create(stub, PICTURE, model=f"{MODEL}:ocr", **more)
+        response = raw.parse()
+        reason = response.incomplete_details and response.incomplete_details.reason
+        return raw.headers["x-phi-vision-status"], response.status, reason, response.output_text.strip()
+
+    assert ended() == ("complete", "completed", None, ANSWER)
+    assert ended(max_output_tokens=2)[:3] == ("truncated", "incomplete", "max_output_tokens")
+    with stub.answers(ScriptedAnswer(LOOP)):
+        assert ended() == ("repetition", "incomplete", "repetition", KEPT)
+
+
+def test_a_loops_tokens_are_those_of_the_text(stub: StubServer) -> None:
+    with stub.answers(ScriptedAnswer(LOOP)):
+        raw, _ = create(
+            stub, PICTURE, model=f"{MODEL}:ocr", top_logprobs=1, include=["message.output_text.logprobs"]
+        )
+    response = raw.parse()
+    tokens = response.output[0].content[0].logprobs
+    assert re.sub(r"\s", "", "".join(token.token for token in tokens)) == re.sub(r"\s", "", KEPT)
+    assert response.usage.output_tokens > len(tokens)
+
+
+def test_a_stream_says_at_its_end_that_it_ran_in_a_loop(stub: StubServer) -> None:
+    content: Any = [{"role": "user", "content": [PICTURE]}]
+    with stub.answers(ScriptedAnswer(LOOP)):
+        events = list(stub.client().responses.create(model=f"{MODEL}:ocr", input=content, stream=True))
+    last: Any = events[-1]
+    assert (last.type, last.response.status) == ("response.completed", "incomplete")
+    assert last.response.incomplete_details.reason == "repetition"
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert last.response.output_text == said and len(KEPT) < len(said.strip()) < len(KEPT) + 300
+
+
+def test_without_a_task_vllm_alone_says_how_it_ended(stub: StubServer) -> None:
+    raw, _ = create(stub, PICTURE, text("hello"), max_output_tokens=2)
+    assert "x-phi-vision-status" not in raw.headers and raw.parse().status == "incomplete"
 
 
 @pytest.mark.parametrize(

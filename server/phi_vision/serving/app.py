@@ -39,6 +39,7 @@ from phi_vision.serving.vllm_compat import (
     error_messages,
     loop_guard,
     renderer,
+    response_answers,
     rope_modes,
     server_class,
     stop_tokens,
@@ -106,6 +107,7 @@ class TaskEndpoints:
         stop_tokens.install(engine_client)
         loop_guard.install(engine_client)
         chat_answers.install(state.openai_serving_chat)
+        response_answers.install(state.openai_serving_responses)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
             rope_modes.install(engine_client)

@@ -9,11 +9,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 from vllm.config import ModelConfig
-from vllm.entrypoints.openai.chat_completion.protocol import (
-    ChatCompletionLogProbsContent,
-    ChatCompletionRequest,
-    ChatCompletionResponse,
-)
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
 
 from phi_vision.documents.answers import Answer, Status, status_of
 from phi_vision.model.crops import CropPolicy
@@ -35,7 +31,8 @@ class PictureChatRequest(loop_guard.EndsLoops, ChatCompletionRequest):
             end = choice.finish_reason or "stop"
             self._statuses.append(status_of(Answer("", finish_reason=end)))
             if end == "repetition" and choice.logprobs and choice.logprobs.content:
-                choice.logprobs.content = _tokens_of(choice.message.content or "", choice.logprobs.content)
+                tokens, text = choice.logprobs.content, choice.message.content or ""
+                choice.logprobs.content = loop_guard.tokens_left(text, tokens)
 
     def put_pictures(self, pictures: Sequence[Picture | Sequence[Picture]]) -> None:
         """Have vLLM's parser find `pictures`, in order, in place of their URLs.
@@ -78,24 +75,6 @@ class ChatService:
         """What an ordinary request takes of the KV cache: one picture and an answer."""
         picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
         return picture + presets.TYPICAL_ANSWER_TOKENS
-
-
-def _tokens_of(
-    text: str, tokens: Sequence[ChatCompletionLogProbsContent]
-) -> list[ChatCompletionLogProbsContent]:
-    """The tokens that `text` is made of, the first ones. Decoded alone, some lose a space."""
-    missing = _num_visible(text)
-    kept = []
-    for token in tokens:
-        if missing <= 0:
-            break
-        kept.append(token)
-        missing -= _num_visible(bytes(token.bytes or ()).decode(errors="replace"))
-    return kept
-
-
-def _num_visible(text: str) -> int:
-    return sum(map(len, text.split()))
 
 
 def _with_pictures(message: Any, waiting: Iterator[Sequence[Picture]]) -> Any:

@@ -9,12 +9,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from openai.types.responses import ResponseOutputMessage, ResponseOutputText
+from openai.types.responses.response import IncompleteDetails
+from pydantic import PrivateAttr
 from vllm.config import ModelConfig
 from vllm.entrypoints.openai.responses import api_router as vllm_responses
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation
 from vllm.renderers.params import TokenizeParams
 
+from phi_vision.documents.answers import Answer, Status, status_of
 from phi_vision.serving import openapi
 from phi_vision.serving.documents import Documents
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
@@ -36,7 +40,27 @@ _VLLM_ROUTE = next(
 
 
 class DocumentResponsesRequest(loop_guard.EndsLoops, ResponsesRequest):
-    """A request whose documents are pictures of their pages."""
+    """A request whose documents are pictures of their pages, and which sees its response."""
+
+    _answer_status: Status | None = PrivateAttr(default=None)
+
+    @property
+    def answer_status(self) -> Status | None:
+        """How the answer ended; None before that."""
+        return self._answer_status
+
+    def see_response(self, response: ResponsesResponse, finish_reason: str | None) -> None:
+        """Note how it ended. One that ran in a loop is incomplete, and has log-probabilities of its text."""
+        self._answer_status = status_of(Answer("", finish_reason=finish_reason or "stop"))
+        if self._answer_status != "repetition":
+            return
+        response.status = "incomplete"
+        # vLLM's word for it, as on the chat route; not one of OpenAI's, which pydantic would insist on.
+        response.incomplete_details = IncompleteDetails.model_construct(reason="repetition")
+        for item in response.output:
+            for text in item.content if isinstance(item, ResponseOutputMessage) else ():
+                if isinstance(text, ResponseOutputText) and text.logprobs:
+                    text.logprobs = loop_guard.tokens_left(text.text, text.logprobs)
 
     def build_tok_params(self, model_config: ModelConfig) -> TokenizeParams:
         """As on the chat route: the template writes `<s>`, so that the tokenizer would add a second one."""
@@ -97,6 +121,8 @@ async def create_response(
 
     if response is not None and response.status_code == 200 and resolved.task:
         response.headers["x-phi-vision-task"] = resolved.task
+        if (status := resolved.request.answer_status) is not None:
+            response.headers["x-phi-vision-status"] = status
     return response
 
 

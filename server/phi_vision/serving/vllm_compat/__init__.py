@@ -11,6 +11,7 @@ A module says what goes wrong without it (Symptom), why (Cause) and when it can 
 | `log_records` | the factory of log records | no picture, key or escape sequence is logged |
 | `loop_guard` | `OutputProcessor.add_request`, `process_outputs` | loops end, tables of contents pass |
 | `renderer` | `render_chat_async`, `process_for_engine_async` | pictures are drawn before vLLM needs them |
+| `response_answers` | `responses_full_generator` | our requests for responses see how they were answered |
 | `rope_modes` | `EngineClient.generate` | a response names the LongRoPE factors it was computed with |
 | `server_class` | `NoSignalServer` | connections are capped |
 | `server_start` | `create_server_socket`, `setup_server` | the port is ours and a signal ends the start |

@@ -13,7 +13,8 @@ the loop's pattern once, while its tokens and so its usage stay what was generat
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, PrivateAttr
@@ -99,3 +100,33 @@ class _Guard:
         if state.output_kind != RequestOutputKind.DELTA:
             certain = written.output_text[: detector.num_chars]
             written.output_text = certain[: find_loop(certain)]
+
+
+class _Token(Protocol):
+    """A token in the log-probabilities of an answer."""
+
+    @property
+    def bytes(self) -> Iterable[int] | None:
+        """Of its text."""
+
+
+_AnyToken = TypeVar("_AnyToken", bound=_Token)
+
+
+def tokens_left(text: str, tokens: Iterable[_AnyToken]) -> list[_AnyToken]:
+    """The tokens that `text` is made of, which is left of an answer: the first ones.
+
+    Decoded alone, some of them lose a space.
+    """
+    missing = _num_visible(text)
+    kept = []
+    for token in tokens:
+        if missing <= 0:
+            break
+        kept.append(token)
+        missing -= _num_visible(bytes(token.bytes or ()).decode(errors="replace"))
+    return kept
+
+
+def _num_visible(text: str) -> int:
+    return sum(map(len, text.split()))
