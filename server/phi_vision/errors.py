@@ -46,9 +46,13 @@ class RequestError(PhiVisionError, ValueError):
         self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
-        """The JSON body in OpenAI's error shape; `code` repeats the status, as vLLM's errors do."""
+        """The JSON body in OpenAI's error shape, and with the outer `type` in Anthropic's.
+
+        `code` repeats the status, as vLLM's errors do.
+        """
         kind = _KINDS.get(self.status, "invalid_request_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.status}}
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.status}
+        return {"type": "error", "error": error}
 
     def headers(self) -> dict[str, str]:
         """HTTP headers; clients wait as long as they are told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -193,6 +194,28 @@ def test_other_routes_take_no_pages_silently(stub: StubServer, path: str) -> Non
     one = [user(image_part(PDFS[1]), "hello")]
     body = {"model": MODEL, "messages": [one] if path.endswith("batch") else one}
     assert httpx.post(stub.url + path, json=body).status_code == 200
+
+
+DOCUMENT = {
+    "type": "document",
+    "source": {"type": "base64", "media_type": "application/pdf", "data": base64.b64encode(PDFS[1]).decode()},
+}
+RESULT = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x"}, DOCUMENT]}
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    ("block", "where"),
+    [(DOCUMENT, "messages[0].content[1]"), (RESULT, "messages[0].content[1].content[1]")],
+)
+def test_messages_say_where_documents_are_read(stub: StubServer, path: str, block: Any, where: str) -> None:
+    content = [{"type": "text", "text": "hello"}, block]
+    body = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+    answer = httpx.post(stub.url + path, json=body)
+    error = refusal(answer)
+    assert answer.json()["type"] == "error" and error["type"] == "invalid_request_error"  # Anthropic's shape
+    assert error["param"] == where and error["message"].startswith(where)
+    assert "/v1/chat/completions" in error["message"] and "/v1/ocr" in error["message"]
 
 
 def test_an_expired_file_is_a_404(stub: StubServer) -> None:

@@ -19,11 +19,12 @@ from phi_vision.tasks import presets
 CHAT = "/v1/chat/completions"
 OCR = "/v1/ocr"
 RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
 _SCALE = "/scale_elastic_ep"  # fails with a 500 where it is not set up
 _INVOCATIONS = "/invocations"  # takes a chat or a completion without declaring so
 
 # They get the request that a client is about to make; sampling fields do not matter there.
-_COUNTING = ("/tokenize", "/v1/messages/count_tokens")
+_COUNTING = ("/tokenize", f"{MESSAGES}/count_tokens")
 
 # Names that vLLM itself uses among the extra arguments, and reads without a check of their type.
 _RESERVED_XARGS = ("kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode")
@@ -59,6 +60,8 @@ class FieldRules:
             self._check_other_route(path, body)
         if path == RESPONSES:
             _check_items(body.get("input"))
+        if path.startswith(MESSAGES):
+            _check_blocks(body.get("messages"))
 
     def _check_other_route(self, path: str, body: Mapping[str, Any]) -> None:
         model = body.get("model")
@@ -159,3 +162,28 @@ def _check_items(items: Any) -> None:
             ResponsesRequest.model_validate({"input": [item]})
         except ValidationError as error:
             raise RequestError(f"input[{i}] is of no known kind", param=f"input[{i}]") from error
+
+
+def _check_blocks(messages: Any) -> None:
+    """Refuse a document in Anthropic's messages.
+
+    vLLM knows no such block; from the result of a tool it drops it without a word.
+    """
+    for m, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for where in _documents(content, f"messages[{m}].content"):
+            raise RequestError(
+                f"{where}: no documents are read here; {CHAT} and {RESPONSES} take them, and {OCR} answers "
+                "with their text",
+                param=where,
+            )
+
+
+def _documents(content: Any, where: str) -> Iterator[str]:
+    """Path of each `document` block, those in the results of tools included."""
+    for b, block in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(block, dict):
+            continue
+        if block.get("type") == "document":
+            yield f"{where}[{b}]"
+        yield from _documents(block.get("content"), f"{where}[{b}].content")
