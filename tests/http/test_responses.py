@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from tests.http.test_document_parts import PDFS, _runs
 from tests.http.test_loop_guard import KEPT, LOOP
 from tests.support.pictures import data_url, encoded, reference_picture
 from tests.support.stub_engine import ANSWER, ScriptedAnswer
-from tests.support.stub_server import StubServer
+from tests.support.stub_server import StubServer, running_stub
 
 MODEL = "phi-3.5-vision-demo"
 PICTURE = {
@@ -139,6 +140,29 @@ def test_a_stream_says_at_its_end_that_it_ran_in_a_loop(stub: StubServer) -> Non
     assert last.response.incomplete_details.reason == "repetition"
     said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert last.response.output_text == said and len(KEPT) < len(said.strip()) < len(KEPT) + 300
+
+
+def test_what_is_kept_of_an_earlier_response(tmp_path: Path) -> None:
+    """Where vLLM stores responses: pictures by their URL, but no document."""
+    with running_stub(tmp_path, env={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}) as stub:
+        client = stub.client()
+        with stub.answers(ScriptedAnswer(LOOP)):
+            earlier = create(stub, PICTURE, model=f"{MODEL}:ocr")[0].parse()
+        assert client.responses.retrieve(earlier.id).status == "incomplete"
+        client.responses.create(model=MODEL, input="and then?", previous_response_id=earlier.id)
+        assert stub.requests[-1]["modalities"] == ["image"]
+
+        earlier = create(stub, file_part(3), text("hello"))[0].parse()
+        already = len(stub.requests)
+        with pytest.raises(openai.BadRequestError, match="send it again") as caught:
+            client.responses.create(model=MODEL, input="and then?", previous_response_id=earlier.id)
+        assert caught.value.param == "previous_response_id" and len(stub.requests) == already
+
+
+def test_without_a_store_there_is_no_earlier_response(stub: StubServer) -> None:
+    earlier = create(stub, file_part(1), text("hello"))[0].parse()
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        stub.client().responses.create(model=MODEL, input="and then?", previous_response_id=earlier.id)
 
 
 def test_without_a_task_vllm_alone_says_how_it_ended(stub: StubServer) -> None:

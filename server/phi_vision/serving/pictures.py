@@ -178,7 +178,9 @@ class Pictures:
             file, picture.file = picture.file, None
             if file is None and not picture.url:  # vLLM keeps the messages of a response that it stores
                 raise RequestError(
-                    "a document of an earlier request is not kept; send it again", param="input"
+                    "the earlier response had a document, which is not kept: send it again, without "
+                    "previous_response_id",
+                    param="previous_response_id",
                 )
             if file is None:
                 file = await self.open(picture.url, picture.param)
