@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -108,6 +110,45 @@ def encrypted(data: bytes) -> bytes:
     secret = "<" + "ab" * 32 + ">"
     lock = f"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O {secret} /U {secret} >> /ID [<00> <00>] "
     return data.replace(b"/Root 1 0 R", lock.encode() + b"/Root 1 0 R")
+
+
+_PADDING = bytes.fromhex(  # what PDF fills passwords up with
+    "28bf4e5e4e758a4164004e56fffa01082e2e00b6d0683e802f0ca9fe6453697a"
+)
+
+
+def without_password(data: bytes) -> bytes:
+    """A file that `pdf` made, encrypted with an empty password: all may open it, none print or change it."""
+    owner, file_id, permissions = bytes(range(32)), b"id", -64
+    lock = owner + permissions.to_bytes(4, "little", signed=True) + file_id
+    key = hashlib.md5(_PADDING + lock).digest()[:5]
+
+    def encrypt(found: re.Match[bytes]) -> bytes:
+        number, head, content = found.groups()
+        own = hashlib.md5(key + int(number).to_bytes(3, "little") + bytes(2)).digest()[:10]
+        return b"%s 0 obj\n%s%s\nendstream" % (number, head, _rc4(own, content))
+
+    one_line_head = rb"(\d+) 0 obj\n(<<[^\n]*>>\nstream\n)(.*?)\nendstream"
+    data = re.sub(one_line_head, encrypt, data, flags=re.DOTALL)  # of the same length
+    secrets = f"/O <{owner.hex()}> /U <{_rc4(key, _PADDING).hex()}>"
+    entry = f"/Encrypt << /Filter /Standard /V 1 /R 2 /P {permissions} {secrets} >> "
+    return data.replace(b"/Root 1 0 R", f"{entry} /ID [<{file_id.hex()}> <00>] /Root 1 0 R".encode())
+
+
+def _rc4(key: bytes, data: bytes) -> bytes:
+    state = list(range(256))
+    j = 0
+    for i in range(256):
+        j = (j + state[i] + key[i % len(key)]) % 256
+        state[i], state[j] = state[j], state[i]
+    out = bytearray()
+    i = j = 0
+    for byte in data:
+        i = (i + 1) % 256
+        j = (j + state[i]) % 256
+        state[i], state[j] = state[j], state[i]
+        out.append(byte ^ state[(state[i] + state[j]) % 256])
+    return bytes(out)
 
 
 def scanned(pages: Iterable[Image.Image], dpi: float = 200) -> bytes:

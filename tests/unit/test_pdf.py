@@ -15,7 +15,7 @@ from phi_vision.model.crops import CropLimit
 from phi_vision.model.geometry import crop_grid
 from PIL import Image
 
-from tests.support.pdf import A4, encrypted, pdf, picture_page, text_page
+from tests.support.pdf import A4, encrypted, pdf, picture_page, text_page, without_password
 from tests.support.pictures import encoded, reference_picture
 
 LIMITS = PictureLimits(max_pixels=1_000_000)
@@ -125,6 +125,16 @@ def test_pages_are_counted_and_drawn_by_their_number(pool: WorkerPool) -> None:
         assert mean_difference(draw(pool, data, PageView(page)), resize_and_pad(picture, 16)) < 2
     with pytest.raises(PictureRefused, match="no page 4, only 3"):
         draw(pool, data, PageView(3))
+
+
+def test_an_encrypted_file_that_opens_without_a_password_is_read(pool: WorkerPool) -> None:
+    plain = pdf(text_page("HELLO"), reference_picture(60, 40, seed=3))
+    locked = without_password(plain)
+    assert count_pages(pool, locked) == 2 and b"/Encrypt" in locked
+    for page in range(2):
+        expected = draw(pool, plain, PageView(page)).pixels
+        assert expected.std() > 5  # print, not an empty page
+        assert np.array_equal(draw(pool, locked, PageView(page)).pixels, expected)
 
 
 def test_the_frames_of_a_tiff_are_pages(pool: WorkerPool) -> None:
