@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,46 @@ def test_the_bound_holds_for_many_at_once(tmp_path: Path) -> None:
         kept = list(threads.map(upload, range(24)))
     assert sum(kept) == 5  # each has a head of some bytes
     assert sum(path.stat().st_size for path in tmp_path.rglob("file-*")) <= 3 * MB
+
+
+def opened(folder: str) -> FileStore:
+    return FileStore(Limits(files_folder=folder, max_files_mb=3))
+
+
+def wait_for_all(processes: Barrier) -> None:
+    processes.wait()
+
+
+def keep_one(folder: str, key: str) -> str | None:
+    """The id of a file that was kept; None where there was no room."""
+    store = opened(folder)
+    try:
+        return put(store, store.owner(key), bytes(500_000)).id
+    except RequestError:
+        return None
+
+
+def names_of(folder: str, key: str) -> set[str]:
+    store = opened(folder)
+    return {file.id for file in store.list(store.owner(key))}
+
+
+def test_processes_share_a_folder(tmp_path: Path) -> None:
+    """As the API processes of `--api-server-count 2` do: one secret, one bound, and each sees all files."""
+    folder, keys = str(tmp_path / "files"), [f"key {number % 3}" for number in range(24)]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, wait_for_all, (spawn.Barrier(2),)) as processes:
+        kept = list(processes.map(keep_one, [folder] * len(keys), keys))
+        files = {file_id: key for file_id, key in zip(kept, keys, strict=True) if file_id is not None}
+        assert len(files) == 5  # each has a head of some bytes
+        store = opened(folder)
+        for key in set(keys):
+            expected = {file_id for file_id, of in files.items() if of == key}
+            assert names_of(folder, key) == processes.submit(names_of, folder, key).result() == expected
+        deleted, key = files.popitem()
+        store.delete(deleted, store.owner(key))
+        assert deleted not in processes.submit(names_of, folder, key).result()
+        assert processes.submit(keep_one, folder, key).result() in names_of(folder, key)
 
 
 def test_a_token_stands_for_a_file_until_it_expires(store: FileStore) -> None:

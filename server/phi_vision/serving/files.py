@@ -128,7 +128,8 @@ class FileStore:
                 shutil.copyfileobj(data, opened, 1 << 20)
                 opened.truncate()
             os.utime(draft, (now, file.expires_at))
-            draft.rename(draft.with_name(file_id))
+            with self._locked():  # or a sweep that goes on meanwhile may count it under neither name
+                draft.rename(draft.with_name(file_id))
         return file
 
     @contextlib.contextmanager
@@ -217,7 +218,7 @@ class FileStore:
         owners = [entry.path for entry in os.scandir(self._folder) if entry.is_dir(follow_symlinks=False)]
         for owner in owners:
             for entry in list(os.scandir(owner)):
-                with contextlib.suppress(FileNotFoundError):  # deleted, or a draft that was kept, just now
+                with contextlib.suppress(FileNotFoundError):  # deleted just now
                     stat = entry.stat(follow_symlinks=False)
                     life_s = _DRAFT_LIFE_S if entry.name.startswith(_DRAFT) else 0
                     if stat.st_mtime + life_s <= now:
