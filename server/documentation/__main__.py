@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 
-from documentation import blocks, session
-from documentation.blocks import ROOT
+from documentation import blocks, results, session
+from documentation.results import ROOT
 
 DOCUMENTS = (
     "README.md",
@@ -26,7 +27,12 @@ def filled_in(text: str) -> str:
     Raises:
         AttributeError: there is no such block.
     """
-    return _BLOCK.sub(lambda m: f"{m[1]}{getattr(blocks, m[2])(*m[3].split())}\n{m[4]}", text)
+    return _BLOCK.sub(lambda m: f"{m[1]}{_block(m[2])(*m[3].split())}\n{m[4]}", text)
+
+
+def _block(name: str) -> Callable[..., str]:
+    found: Callable[..., str] = getattr(blocks if hasattr(blocks, name) else results, name)
+    return found
 
 
 def main() -> int:

@@ -1,12 +1,16 @@
 """The generated parts of the documentation. That they are up to date, `make lint` checks."""
 
+import json
 import re
 import tomllib
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from documentation import results
 from documentation.__main__ import DOCUMENTS, filled_in
-from documentation.blocks import ROOT, options, tasks
+from documentation.blocks import options, tasks
+from documentation.results import ROOT
 from documentation.session import RECORD, drawn
 
 
@@ -26,6 +30,27 @@ def test_an_unknown_block_is_an_error() -> None:
 def test_the_options_of_a_command_are_all_shown() -> None:
     shown = options("plan")
     assert "| `--gpu " in shown and "| `--json` |" in shown and "--help" not in shown
+
+
+def test_pages_of_pdf_files_wait_for_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert results.pdf_pages() == "No committed result yet."
+    row = {
+        "workers": 2,
+        "document": "scan, 200 dpi",
+        "file_bytes": 1_250_000,
+        "requests": 40,
+        "pages_per_s": 9.87,
+        "rounds_per_s": [9.5, 9.87],
+        "page_cpu_ms": 101.25,
+        "server_cpu_ms": 8.04,
+        "share_of_ideal": 0.5,
+    }
+    measured = {"machine": {"cpu": "A CPU", "cores": 2, "load_average_1min": 0.3}, "speed": [row]}
+    (tmp_path / "pdf_pages.json").write_text(json.dumps(measured))
+    *_, cells, _, machine = results.pdf_pages().splitlines()
+    assert cells == "| 2 | scan, 200 dpi | 1.25 | 101.2 | 8.0 | 9.9 | 50% |"
+    assert machine == "A CPU, 2 cores, load average at the start 0.3."
 
 
 def test_the_picture_shows_what_was_recorded() -> None:

@@ -1,0 +1,206 @@
+"""The generated blocks that are made from committed results, never written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from demo_training.exam import table as exam_table
+
+from documentation.tables import table
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def benchmark(folder: str) -> str:
+    """The cells of a committed run of `make bench`."""
+    from benchmarks.harness.summary import markdown_table
+
+    return str(markdown_table(_result(f"{folder}/result.json")))
+
+
+def ratios(folder: str) -> str:
+    """Ours against the other server of a committed run: median of the rounds, their lowest and highest."""
+    figures = ("requests_per_s", "ttft_p50_ms", "e2e_p50_ms")
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for ratio in _result(f"{folder}/result.json")["ratios"]:
+        spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        load = f"{ratio['concurrency']} at a time"
+        cells.setdefault((ratio["workload"], load), {})[ratio["figure"]] = spread
+    rows = [(*cell, *(found[figure] for figure in figures)) for cell, found in cells.items()]
+    return table("workload | load | requests a second | time to first token | whole request", rows)
+
+
+def image_path(folder: str) -> str:
+    """The picture path of a committed run beside the published processor's float path."""
+    rows = []
+    for stage in _result(f"{folder}/result.json")["image_path"]["pictures"]:
+        times = (f"{stage[key]:.1f}" for key in ("ours_ms", "reference_ms"))
+        sizes = (f"{stage[key] / 1e6:.1f}" for key in ("ours_bytes", "reference_bytes"))
+        rows.append((stage["picture"], *times, *sizes))
+    return table("picture | ours, ms | float, ms | ours, MB | float, MB", rows)
+
+
+def kv_quantization() -> str:
+    """Errors of the quantized KV caches."""
+    errors = _result("kv_quantization.json")["errors"]
+    columns = [(keys, f"{of}_percent") for keys in errors for of in ("keys", "attention")]
+    rows = [
+        (dtype, *(f"{errors[keys][dtype][of]:.2f} %" for keys, of in columns)) for dtype in errors["gaussian"]
+    ]
+    return table("KV cache | keys, values | attention | keys with outliers | attention, outlier keys", rows)
+
+
+def front_end() -> str:
+    """Pictures a second through the front end: ours, the version before, and stock vLLM."""
+    rates = {
+        (row["picture"], row["workers"], row["front_end"]): row for row in _result("front_end.json")["speed"]
+    }
+    rows = []
+    for picture, workers in dict.fromkeys(key[:2] for key in rates):
+        found = [rates[picture, workers, name] for name in ("ours", "before", "stock")]
+        speeds = [f"{row['pictures_per_s']:.1f}" for row in found]
+        rows.append((workers, picture, *speeds, f"{found[0]['share_of_ideal']:.0%}"))
+    return table("workers | picture | ours, a second | before | stock vLLM | ours, of the ideal", rows)
+
+
+def pdf_pages() -> str:
+    """Pages of PDF files a second through the front end, one page a request."""
+    if not (RESULTS / "pdf_pages.json").exists():
+        return "No committed result yet."
+    found = _result("pdf_pages.json")
+    rows = [
+        (
+            row["workers"],
+            row["document"],
+            f"{row['file_bytes'] / 1e6:.2f}",
+            f"{row['page_cpu_ms']:.1f}",
+            f"{row['server_cpu_ms']:.1f}",
+            f"{row['pages_per_s']:.1f}",
+            f"{row['share_of_ideal']:.0%}",
+        )
+        for row in found["speed"]
+    ]
+    head = "workers | document | MB | worker, ms a page | server, ms a page | pages a second | of the ideal"
+    machine = found["machine"]
+    load = f"load average at the start {machine['load_average_1min']:.1f}"
+    return f"{table(head, rows)}\n\n{machine['cpu']}, {machine['cores']} cores, {load}."
+
+
+def documents(part: str) -> str:
+    """How the demo reads pages: `rotation`, `tiles` or `confidence`."""
+    summary = _result("documents.json")["summary"]
+    rows: list[Sequence[Any]]
+    match part:
+        case "rotation":
+            rows = [
+                (
+                    lies,
+                    row["pages"],
+                    f"{row['end_upright']:.1%}",
+                    f"{row['character_errors']:.1%}",
+                    f"{row['tried_again']:.0%}",
+                    f"{row['tokens']:,.0f}",
+                    f"{row['tokens_of_one_reading']:,.0f}",
+                )
+                for lies, row in summary["rotation"].items()
+            ]
+            head = (
+                "page lies | pages | end upright | character errors | tried again | tokens | of one reading"
+            )
+        case "tiles":
+            rows = [
+                (
+                    {"whole": "whole, 16 crops", "tiles": "by default"}[way],
+                    f"{row['tiles']:.1f}",
+                    f"{row['character_errors']:.1%}",
+                    f"{row['requests']:.1f}",
+                    f"{row['prompt_tokens']:,.0f}",
+                    f"{row['completion_tokens']:,.0f}",
+                    f"{row['seconds']:.1f}",
+                )
+                for way, row in summary["tiles"].items()
+            ]
+            head = "read | tiles | character errors | requests | prompt tokens | answer tokens | seconds"
+        case _:
+            rows = [
+                (
+                    f"{row['from']:.2f} to {row['to']:.2f}",
+                    row["count"],
+                    f"{row['confidence']:.3f}",
+                    f"{row['right']:.3f}",
+                )
+                for row in summary["words"]
+            ]
+            head = "confidence | words | mean | share right"
+    return table(head, rows)
+
+
+def layout_blank() -> str:
+    """How often drawn pages are found blank, by the dirt on them."""
+    found = _result("layout.json")
+    of = found["pages_a_row"]
+    rows = [
+        (dirt, *(f"{counts[f'{kind}_found_blank']} of {of}" for kind in ("blank", "one_line")))
+        for dirt, counts in found["blank"].items()
+    ]
+    return table("dirt | blank pages found blank | pages with one line found blank", rows)
+
+
+def layout_print() -> str:
+    """Errors of the height of small letters, and of the axis of text, by the kind of page."""
+    found = _result("layout.json")
+    rows = [
+        (
+            kind,
+            f"{row['median_error']:+.1%}",
+            f"{row['worst_error']:.1%}",
+            row["axis_right"],
+            row["found_blank"],
+        )
+        for kind, row in found["print"].items()
+    ]
+    head = "page | height of small letters, median error | worst | axis right, of {} | found blank"
+    return table(head.format(found["pages_a_row"]), rows)
+
+
+def layout_tiles() -> str:
+    """Lines that tiles part and lose, by how much the page slants."""
+    keys = ("pages", "tiles", "lines", "parted", "lost")
+    totals: dict[float, dict[str, int]] = {}
+    for row in _result("layout.json")["tiles"]:
+        total = totals.setdefault(row["skew_degrees"], dict.fromkeys(keys, 0))
+        for key in keys:
+            total[key] += row[key]
+    rows = [(f"{skew:g} degrees", *(f"{total[key]:,}" for key in keys)) for skew, total in totals.items()]
+    return table("slant | pages | tiles | lines | parted by a cut | lost", rows)
+
+
+def loops_pages() -> str:
+    """How many real pages the loop guard cuts."""
+    found = _result("loops.json")
+    rows = [
+        (kind, found["pages_a_row"], f"{row['chars']:,}", row["cut"], row["microseconds_per_token"])
+        for kind, row in found["pages"].items()
+    ]
+    return table("page | pages | characters | cut | microseconds a token", rows)
+
+
+def loops_cut() -> str:
+    """How soon the loop guard cuts loops."""
+    found = _result("loops.json")
+    keys = ("cut", "kept_once", "lines_of_repeats_median", "lines_of_repeats_most")
+    rows = [(kind, found["pages_a_row"], *map(row.get, keys)) for kind, row in found["loops"].items()]
+    return table("what repeats | loops | cut | kept once | lines of repeats, median | most", rows)
+
+
+def demo_exam() -> str:
+    """How often the demo model is right."""
+    return exam_table(_result("demo_exam.json")["parts"])
+
+
+def _result(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
