@@ -76,11 +76,15 @@ def test_what_an_answer_says_of_a_page() -> None:
         height=600,
         dpi=149.6,
         tokens=tokens,
+        prompt_tokens=250,
+        completion_tokens=7,
     )
     answer = mistral_ocr.page_object(page, "word")
     assert answer["index"] == 3 and answer["markdown"] == "AB C" and answer["raw_text"] == "It says: AB C"
     assert answer["dimensions"] == {"dpi": 150, "height": 600, "width": 800}
     assert answer["rotation"] == 90 and answer["attempts"][0]["confidence"] == 0.9
+    assert answer["usage"] == {"prompt_tokens": 250, "completion_tokens": 7}
+    assert answer["attempts"][0]["usage"] == {"prompt_tokens": 100, "completion_tokens": 3}
     scores = answer["confidence_scores"]
     first, second = scores["word_confidence_scores"]
     assert (first["text"], first["start_index"]) == ("AB", 0)

@@ -217,6 +217,7 @@ def page_object(page: PageResult, granularity: Literal["page", "word"] | None) -
         "rotation": page.rotation,
         "tiles": page.tiles,
         "attempts": [_attempt(attempt) for attempt in page.attempts],
+        "usage": _usage(page),
     }
     if page.raw_text != page.markdown:
         answer["raw_text"] = page.raw_text
@@ -241,7 +242,13 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "temperature": attempt.temperature,
         "status": attempt.status,
         "confidence": attempt.confidence,
+        "usage": _usage(attempt),
     }
+
+
+def _usage(of: PageResult | Attempt) -> dict[str, int]:
+    """Tokens of all requests to the engine, pictures included."""
+    return {"prompt_tokens": of.prompt_tokens, "completion_tokens": of.completion_tokens}
 
 
 def _confidence_scores(page: PageResult, granularity: Literal["page", "word"]) -> dict[str, Any] | None:
