@@ -33,5 +33,6 @@ async def main(paths: list[Path]) -> None:
         print(f"{path.name}: {text}")
 
 
-pictures = sys.argv[1:] or [*Path("tests/images").glob("*.png"), *Path("tests/images").glob("*.jpg")]
-asyncio.run(main(sorted(map(Path, pictures))))
+images = Path("tests/images")
+pictures = [Path(name) for name in sys.argv[1:]] or [*images.glob("*.png"), *images.glob("*.jpg")]
+asyncio.run(main(sorted(pictures)))

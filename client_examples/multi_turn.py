@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from openai import OpenAI
+from openai.types.chat import ChatCompletionContentPartImageParam, ChatCompletionMessageParam
 
 
-def image(path: str) -> dict:
+def image(path: str) -> ChatCompletionContentPartImageParam:
     """A picture as a content part."""
     mime = mimetypes.guess_type(path)[0]
     url = f"data:{mime};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
@@ -16,17 +17,17 @@ def image(path: str) -> dict:
 
 
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"), api_key="none")
-turns = [
-    [image("tests/images/invoice.png"), {"type": "text", "text": "Who sent this invoice?"}],
-    [{"type": "text", "text": "What is the total?"}],
-    [image("tests/images/receipt.jpg"), {"type": "text", "text": "Is this receipt's total higher?"}],
+turns: list[tuple[list[str], str]] = [
+    (["tests/images/invoice.png"], "Who sent this invoice?"),
+    ([], "What is the total?"),
+    (["tests/images/receipt.jpg"], "Is this receipt's total higher?"),
 ]
-messages = []
-for turn in turns:
-    messages.append({"role": "user", "content": turn})
+messages: list[ChatCompletionMessageParam] = []
+for pictures, question in turns:
+    messages.append({"role": "user", "content": [*map(image, pictures), {"type": "text", "text": question}]})
     answer = client.chat.completions.create(
         model="phi-3.5-vision", messages=messages, max_tokens=60, temperature=0
     )
     text = answer.choices[0].message.content or ""
     messages.append({"role": "assistant", "content": text})
-    print(f"{turn[-1]['text']}\n  -> {text}")
+    print(f"{question}\n  -> {text}")

@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from openai import OpenAI
 from PIL import Image
@@ -23,14 +24,14 @@ def made_of_pictures(path: Path) -> Path:
 path = Path(sys.argv[1]) if len(sys.argv) > 1 else made_of_pictures(Path(tempfile.mkdtemp(), "pages.pdf"))
 uploaded = client.files.create(file=path, purpose="user_data")
 for pages in sys.argv[2:] or ["1", "1-2"]:
+    document: Any = {"file_id": uploaded.id, "pages": pages}  # `pages` is this server's; without it: all
     answer = client.chat.completions.create(
         model="phi-3.5-vision",
         messages=[
             {
                 "role": "user",
                 "content": [
-                    # `pages` is this server's; without it every page is read.
-                    {"type": "file", "file": {"file_id": uploaded.id, "pages": pages}},  # type: ignore[typeddict-unknown-key]
+                    {"type": "file", "file": document},
                     {"type": "text", "text": "What do these pages show?"},
                 ],
             }

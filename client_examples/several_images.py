@@ -4,11 +4,13 @@ import base64
 import mimetypes
 import os
 from pathlib import Path
+from typing import Literal
 
 from openai import OpenAI
+from openai.types.chat import ChatCompletionContentPartImageParam
 
 
-def image(path: str, detail: str = "auto") -> dict:
+def image(path: str, detail: Literal["auto", "low", "high"] = "auto") -> ChatCompletionContentPartImageParam:
     """A picture as a content part; `detail` low is one crop, high is as many as the server allows."""
     mime = mimetypes.guess_type(path)[0]
     url = f"data:{mime};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
