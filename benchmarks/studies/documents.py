@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 from demo_training.exam import small_print
-from phi_vision.client.chat import Endpoint
+from phi_vision.client.exchange import Endpoint
 from phi_vision.client.process import local_server
 from phi_vision.documents.answers import Answer
 from phi_vision.documents.confidence import words

@@ -21,7 +21,8 @@ from random import Random
 from typing import Any
 
 import openai
-from phi_vision.client.chat import Endpoint, served_tasks
+from phi_vision.client.chat import served_tasks
+from phi_vision.client.exchange import Endpoint
 from phi_vision.client.process import local_server
 from PIL import Image
 from rapidfuzz.distance import Levenshtein

@@ -15,7 +15,7 @@ from typing import Any
 import phi_vision.cli.predict
 import pytest
 from phi_vision.cli import main
-from phi_vision.client import chat, process
+from phi_vision.client import chat, exchange, process
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.tasks.presets import PRESETS
@@ -102,10 +102,10 @@ def test_what_the_server_refuses_is_one_line(stub: StubServer) -> None:
 def test_an_own_server_answers_with_a_key_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    servers: list[chat.Endpoint] = []
+    servers: list[exchange.Endpoint] = []
 
     @contextmanager
-    def watched(*args: Any, **options: Any) -> Iterator[chat.Endpoint]:
+    def watched(*args: Any, **options: Any) -> Iterator[exchange.Endpoint]:
         with process.local_server(*args, **options) as own:
             servers.append(own)
             yield own

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from phi_vision.cli import main
 from phi_vision.cli import predict as command
-from phi_vision.client import chat, process, text
+from phi_vision.client import chat, exchange, process, text
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 
@@ -130,7 +130,7 @@ def test_a_start_that_fails_is_a_line_of_its_own(
     picture: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     @contextlib.contextmanager
-    def failing(device: str, on_wait: Callable[[float], None]) -> Iterator[chat.Endpoint]:
+    def failing(device: str, on_wait: Callable[[float], None]) -> Iterator[exchange.Endpoint]:
         on_wait(1.0)
         raise process.ServerStartError("no luck")
         yield

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phi_vision.client.chat import Answer, ApiKeyRequired, Endpoint, Retry, ask, served_tasks
+from phi_vision.client.chat import Answer, Retry, ask, served_tasks
+from phi_vision.client.exchange import ApiKeyRequired, Endpoint, model_for
 from phi_vision.client.images import Input, choose_pages, load
 from phi_vision.client.output import check_writable, write_whole
 from phi_vision.client.process import ServerStartError, local_server
@@ -58,7 +59,7 @@ def _predict(options: argparse.Namespace) -> None:
     texts: list[str] = []
     try:
         with _endpoint(options.base_url, options.device) as endpoint:
-            model = _find_model(endpoint, options.task)
+            model = model_for(options.task, served_tasks(endpoint), endpoint)
             for number, inputs in enumerate(requests, 1):
                 heading = _heading(inputs) if len(requests) > 1 else ""
                 if heading:
@@ -166,15 +167,6 @@ def _has_our_tasks(endpoint: Endpoint) -> bool:
         raise  # better than a second model in the same memory
     except PhiVisionError:
         return False
-
-
-def _find_model(endpoint: Endpoint, task: str) -> str:
-    """The name under which the server does this task."""
-    tasks = served_tasks(endpoint)
-    if task not in tasks:
-        known = one_line(", ".join(tasks)) or "none"
-        raise UsageError(f"the server at {endpoint.base_url} does not do the task {task}; its tasks: {known}")
-    return tasks[task]
 
 
 def _ask(

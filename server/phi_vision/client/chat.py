@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
 
+from phi_vision.client import exchange
+from phi_vision.client.exchange import (
+    CONNECT_TIMEOUT_S,
+    NUMBER,
+    ApiKeyRequired,
+    Endpoint,
+    Unreachable,
+    field,
+    json_object,
+    not_understood,
+)
 from phi_vision.client.text import one_line
-from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.errors import PhiVisionError
 
 MAX_BODY_BYTES = 1 << 20  # of an answer that is no stream, and of one line of a stream
 MAX_STREAM_BYTES = 64 << 20  # a full context, a token in each event
-_CONNECT_TIMEOUT_S = 10.0
 _SILENCE_TIMEOUT_S = 600.0
 _ANSWER_TIMEOUT_S = 7200.0
-_NUMBER = re.compile(r"[0-9]{1,7}")
-
-
-class ApiKeyRequired(UsageError):
-    """The server asks for a key, but the user has not named it, so it gets none."""
-
-
-class Unreachable(UsageError):
-    """No server is there."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A server to ask.
-
-    Args:
-        base_url: with its `/v1`.
-        key: sent as `Authorization`; give it only to whom the user has named.
-        named: by the user; only then do proxies of the environment count.
-    """
-
-    base_url: str
-    key: str | None = None
-    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,20 +57,17 @@ class Answer:
     image_tokens: list[int | None]
 
 
-def served_models(endpoint: Endpoint, timeout_s: float = _CONNECT_TIMEOUT_S) -> list[str]:
+def served_models(endpoint: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> list[str]:
     """The names that the server answers to.
 
     Raises:
         UsageError: no server is there, or it wants a key.
         PhiVisionError: its answer is not understood.
     """
-    with _exchange(endpoint, "GET", "/models", timeout_s=timeout_s) as response:
-        data = _json(_read(response))
-    models = _field(data, "data", list)
-    return [_field(model, "id", str) for model in models]
+    return exchange.model_names(_get(endpoint, "/models", timeout_s))
 
 
-def served_tasks(endpoint: Endpoint, timeout_s: float = _CONNECT_TIMEOUT_S) -> dict[str, str]:
+def served_tasks(endpoint: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[str, str]:
     """A model name for each task of the server, whatever its operator calls the model.
 
     A server that has no `GET /v1/tasks` is asked for its models: those named `MODEL:TASK` count.
@@ -98,14 +77,11 @@ def served_tasks(endpoint: Endpoint, timeout_s: float = _CONNECT_TIMEOUT_S) -> d
         PhiVisionError: its answer is not understood.
     """
     try:
-        with _exchange(endpoint, "GET", "/tasks", timeout_s=timeout_s) as response:
-            tasks = _field(_json(_read(response)), "data", list)
-        return {_field(task, "id", str): str(_field(task, "models", list)[0]) for task in tasks}
+        return exchange.tasks(_get(endpoint, "/tasks", timeout_s))
     except (ApiKeyRequired, Unreachable):
         raise
-    except (PhiVisionError, IndexError):
-        names = served_models(endpoint, timeout_s)
-    return {name.rpartition(":")[2]: name for name in reversed(names) if ":" in name}  # the first one counts
+    except PhiVisionError:
+        return exchange.tasks_in(served_models(endpoint, timeout_s))
 
 
 def ask(
@@ -144,16 +120,16 @@ def ask(
         num_crops = _numbers(response, "x-phi-vision-num-crops", pictures)
         image_tokens = _numbers(response, "x-phi-vision-image-tokens", pictures)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            _not_understood("it is not a stream")
+            not_understood("it is not a stream")
         for event in _events(response):
-            chunk = _json(event)
+            chunk = json_object(event)
             if chunk.get("error"):
-                raise PhiVisionError(f"the server broke off: {_message_of(chunk)}")
-            answered_by = _field(chunk, "model", str)
-            usage = _field(chunk, "usage", dict, type(None)) or usage
-            for choice in _field(chunk, "choices", list):
-                finish_reason = _field(choice, "finish_reason", str, type(None)) or finish_reason
-                piece = _field(_field(choice, "delta", dict), "content", str, type(None)) or ""
+                raise PhiVisionError(f"the server broke off: {exchange.message_of(chunk)}")
+            answered_by = field(chunk, "model", str)
+            usage = field(chunk, "usage", dict, type(None)) or usage
+            for choice in field(chunk, "choices", list):
+                finish_reason = field(choice, "finish_reason", str, type(None)) or finish_reason
+                piece = field(field(choice, "delta", dict), "content", str, type(None)) or ""
                 pieces.append(piece)
                 if on_text is not None:
                     on_text(piece)
@@ -162,29 +138,30 @@ def ask(
     return Answer("".join(pieces), answered_by, finish_reason, usage, num_crops, image_tokens)
 
 
+def _get(endpoint: Endpoint, path: str, timeout_s: float) -> dict[str, Any]:
+    with _exchange(endpoint, "GET", path, timeout_s=timeout_s) as response:
+        return json_object(_read(response))
+
+
 @contextmanager
 def _exchange(
     endpoint: Endpoint,
     method: str,
     path: str,
     body: Any = None,
-    timeout_s: float = _CONNECT_TIMEOUT_S,
+    timeout_s: float = CONNECT_TIMEOUT_S,
     retry: Retry | None = None,
 ) -> Iterator[httpx.Response]:
     """One request, sent again as `retry` says; the response is good and not read yet."""
-    url = endpoint.base_url.rstrip("/") + path
-    headers = {"Accept-Encoding": "identity", "User-Agent": "phi-vision"}
-    if endpoint.key:
-        if not (endpoint.key.isascii() and endpoint.key.isprintable()):
-            raise UsageError("the API key has characters that cannot be sent in a header")
-        headers["Authorization"] = f"Bearer {endpoint.key}"
-    timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+    url, headers = endpoint.url(path), endpoint.headers
+    timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
     left_s = retry.max_wait_s if retry is not None else 0.0
     try:
         with httpx.Client(trust_env=endpoint.named, timeout=timeout) as client:
             while True:
                 with client.stream(method, url, headers=headers, json=body) as response:
-                    wait_s = _retry_after_s(response)
+                    is_busy = response.status_code in (429, 503)
+                    wait_s = exchange.retry_after_s(response) if is_busy else None
                     if retry is None or wait_s is None or wait_s > left_s:
                         _check(endpoint, response)
                         yield response
@@ -194,60 +171,24 @@ def _exchange(
                 retry.on_wait(message, wait_s)
                 retry.sleep(wait_s)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError, OverflowError) as error:
-        raise UsageError(f"{one_line(endpoint.base_url)} is not an http or https address") from error
+        raise endpoint.no_address() from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise Unreachable(f"no server answers at {one_line(endpoint.base_url)}") from error
     except httpx.HTTPError as error:
         raise PhiVisionError(f"the exchange with the server failed: {type(error).__name__}") from error
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds until a busy server takes the request, at least 1; None where it names none."""
-    header = response.headers.get("retry-after", "")
-    if response.status_code not in (429, 503):
-        return None
-    if _NUMBER.fullmatch(header):
-        return max(1.0, float(header))
-    try:
-        at = parsedate_to_datetime(header)
-        return max(1.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-    except (ValueError, OverflowError):
-        return None
-
-
 def _check(endpoint: Endpoint, response: httpx.Response) -> None:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        _not_understood("it is compressed, which was not asked for")
-    status = response.status_code
-    if status == 200:
-        return
-    if response.has_redirect_location:
-        target = one_line(response.headers["location"])
-        raise UsageError(f"the server at {one_line(endpoint.base_url)} redirects to {target}; name that one")
-    if status == 401 and endpoint.key is None and not endpoint.named:
-        raise ApiKeyRequired(
-            f"the server at {endpoint.base_url} asks for a key; name it with --base-url, "
-            "then $OPENAI_API_KEY is sent to it"
-        )
-    message = _error_message(response)
-    if 400 <= status < 500:
-        raise UsageError(f"the server refused: {message}")
-    raise PhiVisionError(f"the server failed: {message}")
+    exchange.check_encoding(response)
+    if response.status_code != 200:
+        raise endpoint.refusal(response, _error_message(response))
 
 
 def _error_message(response: httpx.Response) -> str:
-    """What the body of a response that is not 200 says, on one line."""
     try:
-        return _message_of(_json(_read(response)))
+        return exchange.error_message(response, _read(response))
     except PhiVisionError:
         return f"HTTP status {response.status_code}"
-
-
-def _message_of(body: dict[str, Any]) -> str:
-    """An error's message in OpenAI's shape, or in vLLM's older ones."""
-    error = body.get("error", body)
-    message = error.get("message") if isinstance(error, dict) else error
-    return one_line(message) if isinstance(message, str) and message.strip() else "it does not say why"
 
 
 def _read(response: httpx.Response) -> bytes:
@@ -255,7 +196,7 @@ def _read(response: httpx.Response) -> bytes:
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            _not_understood("it is too large")
+            not_understood("it is too large")
     return bytes(body)
 
 
@@ -279,32 +220,15 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
     for chunk in response.iter_raw():
         total += len(chunk)
         if total > MAX_STREAM_BYTES or time.monotonic() > give_up_at:
-            _not_understood("it does not end")
+            not_understood("it does not end")
         first, *more = chunk.split(b"\n")
         line += first
         for piece in more:
             yield bytes(line).removesuffix(b"\r")
             line = bytearray(piece)
         if len(line) > MAX_BODY_BYTES:
-            _not_understood("a line of it is too long")
+            not_understood("a line of it is too long")
     yield from (bytes(line), b"")
-
-
-def _json(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text, parse_constant=lambda name: _not_understood(f"{name} is not JSON"))
-    except (ValueError, RecursionError):
-        _not_understood("it is not JSON")
-    if not isinstance(value, dict):
-        _not_understood("it is not an object")
-    return value
-
-
-def _field(holder: Any, name: str, *kinds: type) -> Any:
-    value = holder.get(name) if isinstance(holder, dict) else None
-    if not isinstance(value, kinds):
-        _not_understood(f"{name!r} is missing or of a wrong type")
-    return value
 
 
 def _numbers(response: httpx.Response, name: str, count: int) -> list[int | None]:
@@ -313,10 +237,6 @@ def _numbers(response: httpx.Response, name: str, count: int) -> list[int | None
     if header is None:
         return [None] * count
     cells = header.split(",")
-    if len(cells) != count or not all(_NUMBER.fullmatch(cell) for cell in cells):
-        _not_understood(f"its header {name} is {one_line(header)!r}")
+    if len(cells) != count or not all(NUMBER.fullmatch(cell) for cell in cells):
+        not_understood(f"its header {name} is {one_line(header)!r}")
     return [int(cell) for cell in cells]
-
-
-def _not_understood(reason: str) -> NoReturn:
-    raise PhiVisionError(f"the server's answer is not understood: {reason}")

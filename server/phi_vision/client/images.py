@@ -52,17 +52,46 @@ def load(name: str) -> Input:
     Raises:
         UsageError: it cannot be had, or is none of the formats that are taken.
     """
-    remote = name[:8].lower().startswith(("http://", "https://"))
-    data = _fetched(name) if remote else _read(name)
+    data = read(name)
     try:
         num_pages = _count_pages(data) if may_have_pages(data) else 1
-        if is_pdf(data):
-            return Input(name, _data_url(data, "application/pdf"), None, num_pages)
-        image_format, width, height = read_header(data)
+        mime, size = identify(data)
     except PictureRefused as refused:
-        raise UsageError(f"{one_line(name)} is not a picture that can be read: {refused}") from refused
-    url = _data_url(data, Image.MIME.get(image_format, "application/octet-stream"))
-    return Input(name, url, (width, height), num_pages if num_pages > 1 else None)
+        raise not_a_picture(name, refused) from refused
+    is_picture = size is not None and num_pages == 1
+    return Input(name, data_url(data, mime), size, None if is_picture else num_pages)
+
+
+def read(name: str) -> bytes:
+    """What is in a file, or behind an http(s) address.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    remote = name[:8].lower().startswith(("http://", "https://"))
+    return _fetched(name) if remote else _read(name)
+
+
+def identify(data: bytes) -> tuple[str, tuple[int, int] | None]:
+    """The MIME type and, of a picture, its width and height in pixels, upright; only its header is looked at.
+
+    Raises:
+        PictureRefused: it is none of the formats that are taken.
+    """
+    if is_pdf(data):
+        return "application/pdf", None
+    image_format, width, height = read_header(data)
+    return Image.MIME.get(image_format, "application/octet-stream"), (width, height)
+
+
+def not_a_picture(name: str, refused: PictureRefused) -> UsageError:
+    """What the user is told about a file that is refused."""
+    return UsageError(f"{one_line(name)} is not a picture that can be read: {refused}")
+
+
+def data_url(data: bytes, mime: str) -> str:
+    """The file as a URL."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def choose_pages(given: Input, pages: str | None) -> Sequence[Input]:
@@ -85,10 +114,6 @@ def choose_pages(given: Input, pages: str | None) -> Sequence[Input]:
             f"{one_line(given.name)} has {given.num_pages} pages; choose some, as in --pages 1-{most}"
         )
     return [replace(given, page=page + 1) for page in itertools.chain.from_iterable(selected)]
-
-
-def _data_url(data: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def _count_pages(data: bytes) -> int:

@@ -20,7 +20,7 @@ from typing import Self
 
 import httpx
 
-from phi_vision.client.chat import Endpoint
+from phi_vision.client.exchange import Endpoint
 from phi_vision.client.text import one_line
 from phi_vision.errors import UsageError
 from phi_vision.processes import tie_to_parent

@@ -1,0 +1,232 @@
+"""Asks one item of one of the servers: a picture or a page, or a line of a batch file."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from phi_vision.batch import results
+from phi_vision.batch.any_server import AnyServerAsk
+from phi_vision.batch.sending import ANSWER_TIMEOUT_S, understanding
+from phi_vision.batch.servers import Server, Servers, Unavailable
+from phi_vision.batch.work import Item, ItemError
+from phi_vision.client import exchange, images
+from phi_vision.client.text import one_line
+from phi_vision.errors import UsageError
+from phi_vision.media.decode import PictureRefused
+
+_LINE_URL = re.compile(r"/v1(/[a-z][a-z_/-]{0,60})")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file, ready to be sent.
+
+    Args:
+        name: without its folder.
+        url: a data URL.
+        is_picture: and no document.
+        page: of a document, from 1.
+    """
+
+    name: str
+    url: str = field(repr=False)
+    is_picture: bool
+    page: int | None
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """It as a part of a chat message."""
+        if self.is_picture:
+            return {"type": "image_url", "image_url": {"url": self.url}}
+        file = {"filename": self.name, "file_data": self.url}
+        return {"type": "file", "file": file | ({} if self.page is None else {"pages": str(self.page)})}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The fields of an OCR request that say what to read."""
+        kind = "image_url" if self.is_picture else "document_url"
+        pages = {} if self.page is None else {"pages": [self.page - 1]}
+        return {"document": {"type": kind, kind: self.url}, **pages}
+
+
+@dataclass
+class _Known:
+    """What is known of a server.
+
+    Args:
+        model: its name for the task.
+        has_ocr: whether it may have the route of that name.
+    """
+
+    model: str
+    has_ocr: bool = True
+
+
+class FileAsk(AnyServerAsk[_File]):
+    """Asks about a picture, or a page of a document.
+
+    A page is read through `POST /v1/ocr` where the task is `ocr` alone, and the server has it; else through
+    the chat.
+
+    Args:
+        servers: whom to ask.
+        task: what to do, as in `GET /v1/tasks`.
+        prompt: instead of the task's own.
+        schema: JSON schema of the answers.
+        http: see `AnyServerAsk`.
+        timeout_s: see `AnyServerAsk`.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        task: str,
+        prompt: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        http: httpx.AsyncClient | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
+        super().__init__(servers, http, timeout_s)
+        self._task = task
+        self._prompt = prompt
+        self._schema = schema
+        self._is_page = task == "ocr" and not prompt and schema is None
+        self._known: dict[Server, _Known] = {}
+        self._meeting: defaultdict[Server, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def _meet(self, server: Server) -> _Known:
+        async with self._meeting[server]:
+            if server not in self._known:
+                tasks = await self._tasks(server)
+                self._known[server] = _Known(exchange.model_for(self._task, tasks, server.endpoint))
+            return self._known[server]
+
+    async def _tasks(self, server: Server) -> dict[str, str]:
+        try:
+            body = await self._get(server, "/tasks")
+            with understanding():
+                return exchange.tasks(body)
+        except ItemError:
+            pass  # it is none of ours
+        try:
+            body = await self._get(server, "/models")
+            with understanding():
+                return exchange.tasks_in(exchange.model_names(body))
+        except ItemError as error:
+            raise Unavailable(f"is in trouble: {error}") from error
+
+    def _forget(self, server: Server) -> None:
+        self._known.pop(server, None)
+
+    async def _question(self, item: Item) -> _File:
+        return await asyncio.to_thread(_read, item.request["source"], item.request.get("page"))
+
+    async def _ask(self, server: Server, question: _File) -> dict[str, Any]:
+        known = await self._meet(server)
+        started_s = time.monotonic()
+        try:
+            result = await self._page(server, known, question) if self._is_page and known.has_ocr else None
+            result = result or await self._chat(server, known, question)
+        except ItemError as error:
+            if error.status != 404:
+                raise
+            self._forget(server)  # it has another model now; the next attempt asks for its name
+            raise ItemError(str(error), cause=error.cause, status=404, is_final=False) from error
+        seconds = round(time.monotonic() - started_s, 3)
+        return result | {"server": server.endpoint.base_url, "seconds": seconds}
+
+    async def _page(self, server: Server, known: _Known, file: _File) -> dict[str, Any] | None:
+        """None where the server has no such route."""
+        body = {"model": known.model, **file.document, "confidence_scores_granularity": "word"}
+        try:
+            reply = await self._post(server, "/ocr", body)
+        except ItemError as error:
+            if error.status == 405 or (error.status == 404 and not _names_a_field(error.body)):
+                known.has_ocr = False
+                return None
+            raise
+        with understanding():
+            return results.of_page(reply)
+
+    async def _chat(self, server: Server, known: _Known, file: _File) -> dict[str, Any]:
+        content = [file.part] + ([{"type": "text", "text": self._prompt}] if self._prompt else [])
+        body: dict[str, Any] = {
+            "model": known.model,
+            "messages": [{"role": "user", "content": content}],
+            "logprobs": True,
+        }
+        if self._schema is not None:
+            shape = {"name": "answer", "schema": self._schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": shape}
+        reply = await self._post(server, "/chat/completions", body)
+        with understanding():
+            return results.of_chat(reply, is_page=self._is_page)
+
+
+@dataclass(frozen=True)
+class _Line:
+    path: str
+    body: Mapping[str, Any]
+
+
+class LineAsk(AnyServerAsk[_Line]):
+    """Asks a line of a batch file as it is. Its result is the `response` of OpenAI's output file.
+
+    An answer of 4xx or 5xx is an `ItemError` with its `body`.
+    """
+
+    async def _meet(self, server: Server) -> None:
+        await self._get(server, "/models")
+
+    async def _question(self, item: Item) -> _Line:
+        method, url, body = (item.request.get(name) for name in ("method", "url", "body"))
+        path = _LINE_URL.fullmatch(url) if isinstance(url, str) else None
+        if method != "POST" or path is None:
+            asked_for = one_line(f"{method} {url}")
+            raise ItemError(f"a line asks POST /v1/..., not {asked_for}", cause="refused")
+        if not isinstance(body, Mapping):
+            raise ItemError("a line needs a body, a JSON object", cause="refused")
+        if body.get("stream"):
+            raise ItemError("a line of a batch is answered whole: leave `stream` out", cause="refused")
+        return _Line(path[1], body)
+
+    async def _ask(self, server: Server, question: _Line) -> dict[str, Any]:
+        reply = await self._post(server, question.path, question.body)
+        request_id = reply.headers.get("x-request-id") or reply.body.get("id")
+        if not isinstance(request_id, str):
+            request_id = uuid.uuid4().hex
+        return {"status_code": 200, "request_id": request_id, "body": reply.body}
+
+
+def _read(name: str, page: int | None) -> _File:
+    """The file, read now. Blocks.
+
+    Raises:
+        ItemError: it cannot be had, or is no picture and no document.
+    """
+    try:
+        data = images.read(name)
+        mime, size = images.identify(data)
+    except PictureRefused as refused:
+        raise ItemError(str(images.not_a_picture(name, refused)), cause="unreadable") from refused
+    except UsageError as error:
+        raise ItemError(str(error), cause="unreadable") from error
+    is_picture = size is not None and page is None
+    return _File(Path(name).name, images.data_url(data, mime), is_picture, page)
+
+
+def _names_a_field(body: Mapping[str, Any] | None) -> bool:
+    """Whether an error is about a field of the request: then its route is there."""
+    error = (body or {}).get("error")
+    return isinstance(error, dict) and error.get("param") is not None
