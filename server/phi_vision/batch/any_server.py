@@ -27,7 +27,7 @@ class AnyServerAsk(ABC, Generic[Question]):
 
     Args:
         servers: whom to ask.
-        http: what sends the requests; by default a client of its own, which leaving `async with` closes.
+        http: what sends the requests, by default a client of its own. Leaving `async with` closes it.
         timeout_s: for one answer, the time in the server's queue included.
     """
 
