@@ -191,8 +191,9 @@ def _bytes_of(url: str) -> bytes:
 def _text_of_chat(body: Any) -> str:
     texts = []
     for message in body["messages"]:
-        content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        content: Any = message["content"]
+        parts: Any = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
             if part["type"] == "image_url":
                 return text_of(_bytes_of(part["image_url"]["url"]))
             if part["type"] == "file":
@@ -222,7 +223,7 @@ def _chat(body: Any, text: str) -> dict[str, Any]:
 
 
 def _ocr(body: Any, text: str) -> dict[str, Any]:
-    words = []
+    words: list[dict[str, Any]] = []
     for word in text.split():
         start = words[-1]["start_index"] + len(words[-1]["text"]) + 1 if words else 0
         words.append({"text": word, "confidence": 0.875, "start_index": start})

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def test_a_file_that_cannot_be_read(answering: AnsweringServer, tmp_path: Path) 
     before = answering.state
     for name, words in (("none.png", "No such file"), ("notes.png", "is not a picture"), (".", "directory")):
         item = Item(name, {"source": str(tmp_path / name)})
-        error = asked(lambda ask, item=item: refused(ask, item), answering)
+        error = asked(partial(refused, item=item), answering)
         assert isinstance(error, ItemError) and error.is_final and error.cause == "unreadable"
         assert words in str(error)
     assert answering.state == before
