@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from demo_training.pictures import HELD_OUT_WORDS, PRINT_EM, draw_text
 from phi_vision.batch.any_server import AnyServerAsk
 from phi_vision.batch.asking import FileAsk, LineAsk
+from phi_vision.batch.pages import Pages
 from phi_vision.batch.servers import Servers
 from phi_vision.batch.work import Item, ItemError
 from phi_vision.client.exchange import Endpoint
@@ -39,25 +41,31 @@ def ask(asker: AnyServerAsk[Any], *items: Item) -> list[Mapping[str, Any]]:
     return asyncio.run(run())
 
 
+@pytest.fixture
+def pages(tmp_path: Path) -> Iterator[Pages]:
+    with closing(Pages(tmp_path / "fetched")) as opened:
+        yield opened
+
+
 def servers(server: Server) -> Servers:
     return Servers([Endpoint(server.base_url)])
 
 
-def test_pages_and_pictures_are_read(server: Server, tmp_path: Path) -> None:
+def test_pages_and_pictures_are_read(server: Server, pages: Pages, tmp_path: Path) -> None:
     scan, picture, blank = tmp_path / "scan.pdf", tmp_path / "page.png", tmp_path / "blank.png"
     scan.write_bytes(pdf(*[page.image for page in PAGES]))
     picture.write_bytes(encoded(PAGES[0].image))
     blank.write_bytes(encoded(PAGES[0].image.point(lambda _: 255)))
-    *pages, alone, nothing = ask(
-        FileAsk(servers(server), "ocr"),
+    *scanned, alone, nothing = ask(
+        FileAsk(servers(server), pages, "ocr"),
         *(Item(f"scan.pdf#{page}", {"source": str(scan), "page": page}) for page in (2, 3)),
         Item("page.png", {"source": str(picture)}),
         Item("blank.png", {"source": str(blank)}),
     )
-    said = [result["text"] for result in (alone, *pages)]
+    said = [result["text"] for result in (alone, *scanned)]
     # It is no perfect reader; see its model card.
     assert sum(map(Levenshtein.distance, said, TEXTS)) <= 0.05 * sum(map(len, TEXTS)), said
-    for result in (alone, *pages):
+    for result in (alone, *scanned):
         assert result["status"] == "complete" and 0.5 < result["confidence"] <= 1
         assert [word for word, _, _ in result["words"]] == result["text"].split()
         assert result["usage"]["prompt_tokens"] > 100 and result["usage"]["completion_tokens"] > 3
@@ -66,14 +74,14 @@ def test_pages_and_pictures_are_read(server: Server, tmp_path: Path) -> None:
     assert (nothing["text"], nothing["status"], nothing["attempts"]) == ("", "blank", [])
 
 
-def test_a_task_and_a_schema_through_the_chat(server: Server, tmp_path: Path) -> None:
+def test_a_task_and_a_schema_through_the_chat(server: Server, pages: Pages, tmp_path: Path) -> None:
     picture = tmp_path / "page.png"
     picture.write_bytes(encoded(PAGES[0].image))
     item = Item("page.png", {"source": str(picture)})
-    (caption,) = ask(FileAsk(servers(server), "caption"), item)
+    (caption,) = ask(FileAsk(servers(server), pages, "caption"), item)
     assert caption["text"] and caption["status"] in ("complete", "truncated")
     assert caption["model"].startswith(MODEL) and 0 < caption["confidence"] <= 1
-    (answer,) = ask(FileAsk(servers(server), "ocr", "Is it blue?", {"type": "boolean"}), item)
+    (answer,) = ask(FileAsk(servers(server), pages, "ocr", "Is it blue?", {"type": "boolean"}), item)
     assert isinstance(json.loads(answer["text"]), bool)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from phi_vision.media import worker_pool
+from phi_vision.media import worker_process
 from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.worker import BASE_BYTES, BYTES_PER_PIXEL
@@ -363,5 +363,5 @@ def test_without_memory_that_has_no_name_a_file_serves(
     monkeypatch.delattr(os, "memfd_create")
     pool = make_pool(LIMITS, workers=1, request_s=60)
     assert is_good(draw(pool, encoded(GOOD)))
-    with worker_pool._anonymous_file() as file:
+    with worker_process._anonymous_file() as file:
         assert not os.path.exists(str(file.name))

@@ -8,55 +8,22 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from phi_vision.batch import results
 from phi_vision.batch.any_server import AnyServerAsk
+from phi_vision.batch.pages import Pages
 from phi_vision.batch.sending import ANSWER_TIMEOUT_S, understanding
 from phi_vision.batch.servers import Server, Servers, Unavailable
 from phi_vision.batch.work import Item, ItemError
-from phi_vision.client import exchange, images
+from phi_vision.client import exchange
+from phi_vision.client.images import Input
 from phi_vision.client.text import one_line
-from phi_vision.errors import UsageError
-from phi_vision.media.decode import PictureRefused
 
 _LINE_URL = re.compile(r"/v1(/[a-z][a-z_/-]{0,60})")
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file, ready to be sent.
-
-    Args:
-        name: without its folder.
-        url: a data URL.
-        is_picture: and no document.
-        page: of a document, from 1.
-    """
-
-    name: str
-    url: str = field(repr=False)
-    is_picture: bool
-    page: int | None
-
-    @property
-    def part(self) -> dict[str, Any]:
-        """It as a part of a chat message."""
-        if self.is_picture:
-            return {"type": "image_url", "image_url": {"url": self.url}}
-        file = {"filename": self.name, "file_data": self.url}
-        return {"type": "file", "file": file | ({} if self.page is None else {"pages": str(self.page)})}
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The fields of an OCR request that say what to read."""
-        kind = "image_url" if self.is_picture else "document_url"
-        pages = {} if self.page is None else {"pages": [self.page - 1]}
-        return {"document": {"type": kind, kind: self.url}, **pages}
 
 
 @dataclass
@@ -72,7 +39,7 @@ class _Known:
     has_ocr: bool = True
 
 
-class FileAsk(AnyServerAsk[_File]):
+class FileAsk(AnyServerAsk[Input]):
     """Asks about a picture, or a page of a document.
 
     A page is read through `POST /v1/ocr` where the task is `ocr` alone, and the server has it; else through
@@ -80,6 +47,7 @@ class FileAsk(AnyServerAsk[_File]):
 
     Args:
         servers: whom to ask.
+        pages: reads the files; is not closed.
         task: what to do, as in `GET /v1/tasks`.
         prompt: instead of the task's own.
         schema: JSON schema of the answers.
@@ -90,6 +58,7 @@ class FileAsk(AnyServerAsk[_File]):
     def __init__(
         self,
         servers: Servers,
+        pages: Pages,
         task: str,
         prompt: str | None = None,
         schema: Mapping[str, Any] | None = None,
@@ -98,6 +67,7 @@ class FileAsk(AnyServerAsk[_File]):
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
         super().__init__(servers, http, timeout_s)
+        self._pages = pages
         self._task = task
         self._prompt = prompt
         self._schema = schema
@@ -129,10 +99,10 @@ class FileAsk(AnyServerAsk[_File]):
     def _forget(self, server: Server) -> None:
         self._known.pop(server, None)
 
-    async def _question(self, item: Item) -> _File:
-        return await asyncio.to_thread(_read, item.request["source"], item.request.get("page"))
+    async def _question(self, item: Item) -> Input:
+        return await self._pages.read(item.request)
 
-    async def _ask(self, server: Server, question: _File) -> dict[str, Any]:
+    async def _ask(self, server: Server, question: Input) -> dict[str, Any]:
         known = await self._meet(server)
         started_s = time.monotonic()
         try:
@@ -146,9 +116,9 @@ class FileAsk(AnyServerAsk[_File]):
         seconds = round(time.monotonic() - started_s, 3)
         return result | {"server": server.endpoint.base_url, "seconds": seconds}
 
-    async def _page(self, server: Server, known: _Known, file: _File) -> dict[str, Any] | None:
+    async def _page(self, server: Server, known: _Known, given: Input) -> dict[str, Any] | None:
         """None where the server has no such route."""
-        body = {"model": known.model, **file.document, "confidence_scores_granularity": "word"}
+        body = {"model": known.model, **_document(given), "confidence_scores_granularity": "word"}
         try:
             reply = await self._post(server, "/ocr", body)
         except ItemError as error:
@@ -159,8 +129,8 @@ class FileAsk(AnyServerAsk[_File]):
         with understanding():
             return results.of_page(reply)
 
-    async def _chat(self, server: Server, known: _Known, file: _File) -> dict[str, Any]:
-        content = [file.part] + ([{"type": "text", "text": self._prompt}] if self._prompt else [])
+    async def _chat(self, server: Server, known: _Known, given: Input) -> dict[str, Any]:
+        content = [given.part] + ([{"type": "text", "text": self._prompt}] if self._prompt else [])
         body: dict[str, Any] = {
             "model": known.model,
             "messages": [{"role": "user", "content": content}],
@@ -209,21 +179,11 @@ class LineAsk(AnyServerAsk[_Line]):
         return {"status_code": 200, "request_id": request_id, "body": reply.body}
 
 
-def _read(name: str, page: int | None) -> _File:
-    """The file, read now. Blocks.
-
-    Raises:
-        ItemError: it cannot be had, or is no picture and no document.
-    """
-    try:
-        data = images.read(name)
-        mime, size = images.identify(data)
-    except PictureRefused as refused:
-        raise ItemError(str(images.not_a_picture(name, refused)), cause="unreadable") from refused
-    except UsageError as error:
-        raise ItemError(str(error), cause="unreadable") from error
-    is_picture = size is not None and page is None
-    return _File(Path(name).name, images.data_url(data, mime), is_picture, page)
+def _document(given: Input) -> dict[str, Any]:
+    """The fields of an OCR request that say what to read."""
+    kind = "image_url" if given.num_pages is None else "document_url"
+    pages = {} if given.page is None else {"pages": [given.page - 1]}
+    return {"document": {"type": kind, kind: given.url}, **pages}
 
 
 def _names_a_field(body: Mapping[str, Any] | None) -> bool:

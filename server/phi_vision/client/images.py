@@ -52,46 +52,40 @@ def load(name: str) -> Input:
     Raises:
         UsageError: it cannot be had, or is none of the formats that are taken.
     """
-    data = read(name)
+    data = asyncio.run(read(name, MAX_FILE_BYTES))
     try:
-        num_pages = _count_pages(data) if may_have_pages(data) else 1
-        mime, size = identify(data)
+        return as_input(name, data, _count_pages(data) if may_have_pages(data) else 1)
     except PictureRefused as refused:
-        raise not_a_picture(name, refused) from refused
-    is_picture = size is not None and num_pages == 1
-    return Input(name, data_url(data, mime), size, None if is_picture else num_pages)
+        raise UsageError(f"{one_line(name)} is not a picture that can be read: {refused}") from refused
 
 
-def read(name: str) -> bytes:
-    """What is in a file, or behind an http(s) address.
+def is_url(name: str) -> bool:
+    """Whether this is fetched, and no file."""
+    return name[:8].lower().startswith(("http://", "https://"))
+
+
+async def read(name: str, max_bytes: int) -> bytes:
+    """What is in a file or behind an http(s) address.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: it cannot be had, or is larger.
     """
-    remote = name[:8].lower().startswith(("http://", "https://"))
-    return _fetched(name) if remote else _read(name)
+    if is_url(name):
+        return await _fetched(name, max_bytes)
+    return await asyncio.to_thread(_read, name, max_bytes)
 
 
-def identify(data: bytes) -> tuple[str, tuple[int, int] | None]:
-    """The MIME type and, of a picture, its width and height in pixels, upright; only its header is looked at.
+def as_input(name: str, data: bytes, num_pages: int) -> Input:
+    """What was read, as it is sent.
 
     Raises:
         PictureRefused: it is none of the formats that are taken.
     """
     if is_pdf(data):
-        return "application/pdf", None
+        return Input(name, _data_url(data, "application/pdf"), None, num_pages)
     image_format, width, height = read_header(data)
-    return Image.MIME.get(image_format, "application/octet-stream"), (width, height)
-
-
-def not_a_picture(name: str, refused: PictureRefused) -> UsageError:
-    """What the user is told about a file that is refused."""
-    return UsageError(f"{one_line(name)} is not a picture that can be read: {refused}")
-
-
-def data_url(data: bytes, mime: str) -> str:
-    """The file as a URL."""
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+    url = _data_url(data, Image.MIME.get(image_format, "application/octet-stream"))
+    return Input(name, url, (width, height), num_pages if num_pages > 1 else None)
 
 
 def choose_pages(given: Input, pages: str | None) -> Sequence[Input]:
@@ -116,6 +110,10 @@ def choose_pages(given: Input, pages: str | None) -> Sequence[Input]:
     return [replace(given, page=page + 1) for page in itertools.chain.from_iterable(selected)]
 
 
+def _data_url(data: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
 def _count_pages(data: bytes) -> int:
     from phi_vision.media.worker_pool import WorkerPool
 
@@ -127,21 +125,21 @@ def _count_pages(data: bytes) -> int:
         pool.close()
 
 
-def _read(name: str) -> bytes:
+def _read(name: str, max_bytes: int) -> bytes:
     try:
         with Path(name).expanduser().open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(max_bytes + 1)
     except (OSError, ValueError, RuntimeError) as error:  # the latter: no such user's home
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot read {one_line(name)}: {reason}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise UsageError(f"{one_line(name)} is larger than {MAX_FILE_BYTES / 1e6:g} MB")
+    if len(data) > max_bytes:
+        raise UsageError(f"{one_line(name)} is larger than {max_bytes / 1e6:g} MB")
     return data
 
 
-def _fetched(url: str) -> bytes:
-    limits = FetchLimits(MAX_FILE_BYTES, _FETCH_TIMEOUT_S, trust_first_host=True)  # the user named it
+async def _fetched(url: str, max_bytes: int) -> bytes:
+    limits = FetchLimits(max_bytes, _FETCH_TIMEOUT_S, trust_first_host=True)  # the user named it
     try:
-        return asyncio.run(fetch(url, limits))
+        return await fetch(url, limits)
     except FetchRefused as refused:
         raise UsageError(f"cannot fetch {one_line(url)}: {one_line(str(refused))}") from refused

@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from phi_vision.errors import UsageError
 
@@ -31,23 +32,36 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put a new file in the place of an old one, whose mode it keeps; a link stays and its target changes.
+    """Put a new file in the place of an old one, see `replacing`.
 
     Raises:
         UsageError: the file cannot be written; the old one is as it was.
     """
-    data = text.encode("utf-8", "backslashreplace")  # for halves of surrogate pairs
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # for halves of surrogate pairs
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A draft that takes the place of a file where the block ends well.
+
+    It gets the mode of the old file; a link stays and its target changes.
+
+    Raises:
+        UsageError: the file cannot be written; the old one is as it was.
+    """
     with _as_usage_error(path):
         target = path.resolve()
         if _is_device(target):
-            target.write_bytes(data)
+            with target.open("wb") as device:
+                yield device
             return
         draft = target.with_name(f".phi-vision-{secrets.token_hex(8)}")
         try:
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
                 with contextlib.suppress(FileNotFoundError):
                     os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-                file.write(data)
+                yield file
             os.replace(draft, target)
         finally:
             draft.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 from PIL import Image
@@ -15,6 +16,7 @@ from phi_vision.model.geometry import crop_grid
 from phi_vision.spec import PHI_3_5_VISION
 
 _TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
+_FAST = 1  # of zlib's levels; higher ones take several times as long and save a tenth
 _UNITS_PER_INCH = 7200  # sizes of PDF pages in hundredths of a point: geometry takes whole numbers
 
 
@@ -43,6 +45,24 @@ def count_pages(data: bytes) -> int:
     if pdf.is_pdf(data):
         return pdf.count_pages(data)
     return decode.count_frames(data) if decode.is_tiff(data) else 1
+
+
+def extract_page(data: bytes, page: int, limits: PictureLimits) -> bytes:
+    """One page as a file by itself: a PDF of a PDF, a PNG of a TIFF or another picture.
+
+    Raises:
+        PictureRefused: the file cannot be read, or has no such page.
+    """
+    if pdf.is_pdf(data):
+        return pdf.extract_page(data, page)
+    picture = decode.decode(data, limits, page)
+    dpi = picture.info.get("dpi")
+    red, green, blue = (band.tobytes() for band in picture.split())
+    if red == green == blue:  # a scan in black and white: a third of the bytes
+        picture = picture.getchannel(0)
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=_FAST, **({"dpi": dpi} if dpi else {}))
+    return out.getvalue()
 
 
 def draw(data: bytes, view: PageView, limit: CropLimit, limits: PictureLimits) -> Drawing:

@@ -7,6 +7,7 @@ file says that they show.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # imported where it is used: a worker that draws pictures onl
 _HEADER = b"%PDF-"
 _HEADER_WITHIN_BYTES = 1024  # where readers look for it
 _POINTS_PER_INCH = 72
+_LAYER = b"/OCG"  # the type of one, in a file that pdfium has written
 
 
 def is_pdf(data: bytes) -> bool:
@@ -86,15 +88,34 @@ def opened_page(data: bytes, page: int) -> Iterator[PdfPage]:
     Raises:
         PictureRefused: the file is damaged or encrypted, or has no such page.
     """
+    with _opened_at(data, page) as document:
+        yield PdfPage(_with_fields(document, page))
+
+
+def extract_page(data: bytes, page: int) -> bytes:
+    """A PDF of this page alone, counted from 0. Form fields become part of its contents.
+
+    Raises:
+        PictureRefused: as `opened_page`.
+    """
     import pypdfium2
 
-    with _opened(data) as document:
-        if page >= len(document):
-            raise PictureRefused(f"it has no page {page + 1}, only {len(document)}")
-        try:
-            yield PdfPage(_with_fields(document, page))
-        except pypdfium2.PdfiumError as error:
-            raise PictureRefused(f"its page {page + 1} is damaged; save the PDF anew") from error
+    with _opened_at(data, page) as document, pypdfium2.PdfDocument.new() as alone:
+        _with_fields(document, page).close()
+        alone.import_pages(document, [page])
+        saved = _saved(alone)
+        if _LAYER in saved:  # which layers are hidden stands in the file's catalogue, which is not imported
+            for other in reversed(range(len(document))):
+                if other != page:
+                    document.del_page(other)
+            saved = _saved(document)
+        return saved
+
+
+def _saved(document: pypdfium2.PdfDocument) -> bytes:
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
 
 
 def _with_fields(document: pypdfium2.PdfDocument, number: int) -> pypdfium2.PdfPage:
@@ -121,6 +142,20 @@ def _has_fields(page: pypdfium2.PdfPage) -> bool:
         if kind == raw.FPDF_ANNOT_WIDGET:
             return True
     return False
+
+
+@contextlib.contextmanager
+def _opened_at(data: bytes, page: int) -> Iterator[pypdfium2.PdfDocument]:
+    """A file that has this page; what goes wrong with the page is a refusal."""
+    import pypdfium2
+
+    with _opened(data) as document:
+        if page >= len(document):
+            raise PictureRefused(f"it has no page {page + 1}, only {len(document)}")
+        try:
+            yield document
+        except pypdfium2.PdfiumError as error:
+            raise PictureRefused(f"its page {page + 1} is damaged; save the PDF anew") from error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ On its standard input: a line of JSON, `{"bytes": n, "most": crops, "adaptive": 
 degrees, "region": shares or null}`, and the file. On its standard output: a line of JSON, `{"size": [width,
 height], "key": digest, "dpi": dpi or null}`, or `{"refused": reason}`. The canvas itself is written to a
 file descriptor that it inherits, memory shared with the server. A line `{"bytes": n, "count": true}` is
-answered by `{"pages": n}`.
+answered by `{"pages": n}`, and `{"bytes": n, "extract": page, "max_bytes": n}` by `{"file": bytes}` and a file
+of this page alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from PIL import Image
 
 from phi_vision.media.decode import PictureLimits, PictureRefused
-from phi_vision.media.pages import count_pages, draw
+from phi_vision.media.pages import count_pages, draw, extract_page
 from phi_vision.media.view import PageView, Region
 from phi_vision.model.canvas import MAX_CANVAS_BYTES, planes
 from phi_vision.model.crops import CropLimit
@@ -45,17 +46,29 @@ def serve(memory: int, limits: PictureLimits, picture_s: float) -> None:
         request = json.loads(line)
         data = requests.read(request["bytes"])
         answer: dict[str, Any]
+        file = b""
         try:
             if request.get("count"):
                 answer = {"pages": count_pages(data)}
+            elif "extract" in request:
+                file = _extract(data, request, limits)
+                answer = {"file": len(file)}
             else:
                 limit = CropLimit(request["most"], request["adaptive"])
                 answer = _draw(memory, data, _view(request), limit, limits)
         except (PictureRefused, MemoryError) as error:
             answer = {"refused": str(error) or "decoding it needs too much memory"}
-        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.write(json.dumps(answer).encode() + b"\n" + file)
         answers.flush()
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _extract(data: bytes, request: dict[str, Any], limits: PictureLimits) -> bytes:
+    page, max_bytes = request["extract"], request["max_bytes"]
+    file = extract_page(data, page, limits)
+    if len(file) > max_bytes:
+        raise PictureRefused(f"its page {page + 1} alone is larger than {max_bytes / 1e6:g} MB")
+    return file
 
 
 def _view(request: dict[str, Any]) -> PageView:

@@ -9,34 +9,21 @@ reads is the canvas, at most 5.4 MB. Requests share the workers fairly, see `fai
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
-import os
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.pages import may_have_pages
 from phi_vision.media.view import FIRST_PAGE, PageView
+from phi_vision.media.worker_process import WorkerProcess
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit
-from phi_vision.model.geometry import crop_grid
-
-_PIPE_BYTES = 1 << 20
-_MAX_ANSWER_BYTES = 10_000
-_MAX_NUMBER = 1 << 31  # in an answer
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG")
-# Have glibc keep the memory of one picture for the next: 12 megapixels at 4 bytes, and the resized copy.
-# By its defaults each picture is given fresh pages, and a fifth of the time goes into clearing them.
-_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(96 << 20)}
 
 logger = logging.getLogger("vllm.phi_vision.worker_pool")
 
@@ -46,7 +33,7 @@ class _Job:
     """A file that waits for a worker."""
 
     data: bytes
-    ask: Callable[[_Worker, bytes], Any]  # what the worker is to do with it
+    ask: Callable[[WorkerProcess, bytes], Any]  # what the worker is to do with it
     share: DecodeShare
     turn: int
     done: Future[Any] = field(default_factory=Future)
@@ -66,7 +53,7 @@ class WorkerPool:
         self._workers = workers
         self._request_s = request_s
         self._threads = ThreadPoolExecutor(workers, "picture-worker")
-        self._idle: list[_Worker | None] = [None] * workers  # the last one worked last; None has not started
+        self._idle: list[WorkerProcess | None] = [None] * workers  # the last one worked last; None has not started
         self._waiting: list[_Job] = []
         self._turn = 0  # of the picture taken last
         self._lock = threading.Lock()
@@ -110,7 +97,20 @@ class WorkerPool:
         count: int = await self._run(data, lambda worker, data: worker.count_pages(data), share)
         return count
 
-    async def _run(self, data: bytes, ask: Callable[[_Worker, bytes], Any], share: DecodeShare | None) -> Any:
+    async def extract_page(
+        self, data: bytes, page: int, max_bytes: int, share: DecodeShare | None = None
+    ) -> bytes:
+        """One page of a file, counted from 0, as a file by itself, see `pages.extract_page`.
+
+        Raises:
+            PictureRefused: as `draw`; or the page alone has more than `max_bytes`.
+        """
+        file: bytes = await self._run(
+            data, lambda worker, data: worker.extract_page(data, page, max_bytes), share
+        )
+        return file
+
+    async def _run(self, data: bytes, ask: Callable[[WorkerProcess, bytes], Any], share: DecodeShare | None) -> Any:
         """Give a file to a worker when it is its turn."""
         share = share or self.share()
         with self._lock:
@@ -177,7 +177,7 @@ class WorkerPool:
             with self._lock:
                 self._idle.append(worker)
 
-    def _take(self) -> _Worker:
+    def _take(self) -> WorkerProcess:
         """An idle worker that is alive. There are as many as threads, so there is one."""
         with self._lock:
             worker = self._idle.pop()
@@ -190,121 +190,9 @@ class WorkerPool:
                 self._idle.append(None)
             raise
 
-    def _start(self) -> _Worker:
-        return _Worker(self._program(), str(self._limits.max_pixels), str(self._request_s))
+    def _start(self) -> WorkerProcess:
+        return WorkerProcess(self._program(), str(self._limits.max_pixels), str(self._request_s))
 
     def _program(self) -> list[str]:
         """What a worker runs; its arguments follow."""
         return [sys.executable, "-P", "-m", "phi_vision.media.worker"]
-
-
-class _Worker:
-    """A worker process and the memory that it shares with the server.
-
-    The memory is a file without a name: it goes when both processes are gone, however they end. It is read
-    like a file too, not mapped: what a hijacked worker does to it cannot crash the server.
-    """
-
-    def __init__(self, program: list[str], *arguments: str) -> None:
-        self._memory = _anonymous_file()
-        try:
-            self.process = subprocess.Popen(
-                [*program, str(self._memory.fileno()), *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _KEPT_MEMORY,
-                pass_fds=[self._memory.fileno()],
-                pipesize=_PIPE_BYTES,
-                start_new_session=True,  # Ctrl-C is for the server to handle
-            )
-        except BaseException:
-            self._memory.close()
-            raise
-        self._ended = False
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be given a picture; one that has died is cleared away."""
-        if not self._ended and self.process.poll() is not None:
-            self.end()
-        return not self._ended
-
-    def draw(self, data: bytes, limit: CropLimit, view: PageView) -> Canvas:
-        """Have it draw one canvas.
-
-        Raises:
-            PictureRefused: as the worker says.
-            OSError, EOFError: it has died, or does not do what it should.
-        """
-        header = {"most": limit.most, "adaptive": limit.adaptive, **asdict(view)}
-        answer = self._ask(header, data)
-        if "size" not in answer:
-            raise EOFError
-        width, height = answer["size"]
-        num_crops = limit.num_crops(width, height)
-        grid = crop_grid(width, height, num_crops)
-        import numpy as np  # here: a client that counts pages does without
-
-        pixels = np.empty((3, grid.height, grid.width), np.uint8)
-        if os.preadv(self._memory.fileno(), [pixels.data], 0) < pixels.nbytes:
-            raise EOFError
-        return Canvas(pixels, width, height, num_crops, answer["key"], answer["dpi"])
-
-    def count_pages(self, data: bytes) -> int:
-        """Have it count the pages of a file; raises as `draw` does."""
-        answer = self._ask({"count": True}, data)
-        if "pages" not in answer:
-            raise EOFError
-        return int(answer["pages"])
-
-    def _ask(self, header: dict[str, Any], data: bytes) -> dict[str, Any]:
-        requests, answers = self.process.stdin, self.process.stdout
-        assert requests is not None and answers is not None  # both are pipes
-        requests.write(json.dumps({"bytes": len(data), **header}).encode() + b"\n")
-        requests.write(data)
-        requests.flush()
-        answer = _parsed(answers.readline(_MAX_ANSWER_BYTES))
-        if "refused" in answer:
-            raise PictureRefused(str(answer["refused"]))
-        return answer
-
-    def end(self) -> int:
-        """Kill it and let go of what it had; its exit code."""
-        self.process.kill()
-        if not self._ended:
-            self._ended = True
-            for pipe in (self.process.stdin, self.process.stdout):
-                assert pipe is not None
-                with contextlib.suppress(OSError):  # what was still to be sent to it
-                    pipe.close()
-            self._memory.close()
-        return self.process.wait()
-
-
-def _anonymous_file() -> IO[bytes]:
-    """Memory without a name; where the system has no such memory, a file without one."""
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("canvas"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    """A worker's answer; one that makes no sense counts as none."""
-    with contextlib.suppress(ValueError):
-        match json.loads(line):
-            case {"refused": str()} as answer:
-                return answer
-            case {"pages": int(pages)} as answer if 0 < pages < _MAX_NUMBER:
-                return answer
-            case {
-                "size": [int(width), int(height)],
-                "key": str(),
-                "dpi": None | float() as dpi,
-            } as answer if (
-                0 < width < _MAX_NUMBER
-                and 0 < height < _MAX_NUMBER
-                and (dpi is None or 0 < dpi < _MAX_NUMBER)
-            ):
-                return answer
-    raise EOFError

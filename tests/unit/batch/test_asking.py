@@ -6,6 +6,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,18 @@ from phi_vision.batch import sending
 from phi_vision.batch.any_server import AnyServerAsk
 from phi_vision.batch.asking import FileAsk, LineAsk
 from phi_vision.batch.breaks import MAX_BREAKS
+from phi_vision.batch.pages import Pages
 from phi_vision.batch.servers import Servers
 from phi_vision.batch.work import Item, ItemError, TryLater
 from phi_vision.client import images
 from phi_vision.client.exchange import ApiKeyRequired, Endpoint, Unreachable
 from phi_vision.client.text import visible
 from phi_vision.errors import UsageError
+from phi_vision.media.pdf import extract_page
 
 from tests.support.answering_server import MODEL, AnsweringServer, text_of
 from tests.support.pdf import pdf, picture_page
-from tests.support.pictures import encoded, reference_picture
+from tests.support.pictures import data_url, encoded, reference_picture
 from tests.support.serving import eventually
 
 NOWHERE = Endpoint("http://127.0.0.1:1/v1")  # nobody listens on this port
@@ -93,8 +96,10 @@ def asked(
     """What `use` returns for an ask of these servers."""
 
     async def run() -> Any:
-        async with FileAsk(Servers(endpoints(*servers), clock or Clock()), task, **options) as ask:
-            result = await use(ask)
+        known = Servers(endpoints(*servers), clock or Clock())
+        with closing(Pages(Path("fetched"))) as pages:
+            async with FileAsk(known, pages, task, **options) as ask:
+                result = await use(ask)
             assert [server.in_flight for server in ask._servers.all] == [0] * len(servers)
             return result
 
@@ -145,8 +150,9 @@ def test_a_task_is_asked_through_the_chat(answering: AnsweringServer, folder: Fo
 def test_a_page_of_a_document(answering: AnsweringServer, tmp_path: Path, task: str) -> None:
     path = tmp_path / "scan.pdf"
     path.write_bytes(pdf(*[picture_page(reference_picture(40, 30, seed)) for seed in range(3)]))
-    item = Item("scan.pdf#2", {"source": str(path), "page": 2})
-    assert asked(lambda ask: ask(item), answering, task=task)["text"] == text_of(path.read_bytes(), 2)
+    item = Item("scan.pdf#2", {"source": str(path), "page": 2, "pages": 3})
+    alone = extract_page(path.read_bytes(), 1)
+    assert asked(lambda ask: ask(item), answering, task=task)["text"] == text_of(alone, 1)
 
 
 def test_many_at_once(answering: AnsweringServer, second: AnsweringServer, folder: Folder) -> None:
@@ -416,7 +422,7 @@ def chat_answer(text: str = "a word") -> httpx.Response:
 def test_what_is_asked(folder: Folder) -> None:
     item, _ = folder.picture(1)
     data = Path(item.request["source"]).read_bytes()
-    url = images.data_url(data, "image/png")
+    url = data_url(data)
     part = {"type": "image_url", "image_url": {"url": url}}
 
     scripted = Scripted(_v1_chat_completions=chat_answer)
