@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from phi_vision.batch.work import ItemError
 from phi_vision.client import images
@@ -55,32 +56,33 @@ class Pages:
         with _unreadable():
             return await self._pool.count_pages(await self._document(source))
 
-    async def read(self, source: str, page: int | None = None) -> Input:
+    async def read(self, request: Mapping[str, Any]) -> Input:
         """A picture, or one page of a document as a file by itself.
 
         Args:
-            source: a path or an http(s) address.
-            page: of a document, from 1; None where `source` is no document.
+            request: of an item, from `inputs`: `source`, a path or an http(s) address; of a document `page`,
+                from 1, and `pages`, how many there are, if that is known.
 
         Raises:
             ItemError: it cannot be had, is nothing that a server takes, or has no such page.
         """
+        source, page = request["source"], request.get("page")
         with _unreadable():
             if page is None:
-                return await self._picture(source)
+                data = await _read(source, MAX_FILE_BYTES)
+                await self._check_pages(data, "its name says that it is a picture")
+                return images.as_input(source, data, 1)
             async with self._turns:
                 data = await self._document(source)
+                if request.get("pages") is None:
+                    await self._check_pages(data, "it could not be opened when the run began")
                 alone = await self._pool.extract_page(data, page - 1, MAX_FILE_BYTES)
             return images.as_input(source, alone, 1)
 
-    async def _picture(self, source: str) -> Input:
-        data = await _read(source, MAX_FILE_BYTES)
+    async def _check_pages(self, data: bytes, reason: str) -> None:
+        """Refuse several pages where one was expected: the others would be left out."""
         if may_have_pages(data) and (count := await self._pool.count_pages(data)) > 1:
-            raise ItemError(
-                f"it is a document of {count} pages; name it so that it ends with .pdf or .tif",
-                cause="unreadable",
-            )
-        return images.as_input(source, data, 1)
+            raise ItemError(f"it is a document of {count} pages, but {reason}", cause="unreadable")
 
     async def _document(self, source: str) -> bytes:
         if not images.is_url(source):
