@@ -12,9 +12,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import phi_vision.cli.predict
 import pytest
-from phi_vision.cli import main
+from phi_vision.cli import main, servers
 from phi_vision.client import chat, exchange, process
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
@@ -102,17 +101,17 @@ def test_what_the_server_refuses_is_one_line(stub: StubServer) -> None:
 def test_an_own_server_answers_with_a_key_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    servers: list[exchange.Endpoint] = []
+    started: list[exchange.Endpoint] = []
 
     @contextmanager
-    def watched(*args: Any, **options: Any) -> Iterator[exchange.Endpoint]:
-        with process.local_server(*args, **options) as own:
-            servers.append(own)
-            yield own
+    def watched(*args: Any, **options: Any) -> Iterator[tuple[process.ServerProcess, exchange.Endpoint]]:
+        with process.local_process(*args, **options) as (own, endpoint):
+            started.append(endpoint)
+            yield own, endpoint
 
     stub = [sys.executable, *stub_program(tmp_path)]
     monkeypatch.setattr(process, "serve_command", lambda *flags: [*stub, *flags])
-    monkeypatch.setattr(phi_vision.cli.predict, "local_server", watched)
+    monkeypatch.setattr(servers, "local_process", watched)
     monkeypatch.setenv("VLLM_API_KEY", "the-users-key")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with socket.socket() as closed:
@@ -122,7 +121,7 @@ def test_an_own_server_answers_with_a_key_of_its_own(
     printed = capsys.readouterr()
     assert (code, printed.out) == (0, ANSWER + "\n"), printed.err
     assert "engine ready" in printed.err
-    [own] = servers
+    [own] = started
     assert own.key is not None and len(own.key) > 40
     with pytest.raises(UsageError, match="no server answers"):
         chat.served_models(own)

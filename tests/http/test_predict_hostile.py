@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from phi_vision.cli import main
+from phi_vision.cli import main, servers, terminal
 from phi_vision.cli import predict as command
-from phi_vision.client import chat, exchange, process, text
+from phi_vision.client import chat, process, text
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 
@@ -130,12 +130,12 @@ def test_a_start_that_fails_is_a_line_of_its_own(
     picture: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     @contextlib.contextmanager
-    def failing(device: str, on_wait: Callable[[float], None]) -> Iterator[exchange.Endpoint]:
+    def failing(device: str, on_wait: Callable[[float], None]) -> Iterator[None]:
         on_wait(1.0)
         raise process.ServerStartError("no luck")
         yield
 
-    monkeypatch.setattr(command, "local_server", failing)
+    monkeypatch.setattr(servers, "local_process", failing)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and not listening: no server is there
         monkeypatch.setattr(ServeConfig, "port", closed.getsockname()[1])
@@ -360,7 +360,7 @@ def test_signals_end_what_the_command_began() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         before = signal.signal(number, signal.SIG_DFL)  # `nohup`, for one, hands on an ignored SIGHUP
         try:
-            with pytest.raises(SystemExit) as ended, command._exit_on_signals():
+            with pytest.raises(SystemExit) as ended, terminal.exit_on_signals():
                 signal.raise_signal(number)
             assert ended.value.code == 128 + number
             assert signal.getsignal(number) is signal.SIG_DFL

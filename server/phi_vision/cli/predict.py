@@ -13,24 +13,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from phi_vision.cli.servers import find_servers
+from phi_vision.cli.terminal import exit_on_signals, print_status
 from phi_vision.client.chat import Answer, Retry, ask, served_tasks
-from phi_vision.client.exchange import ApiKeyRequired, Endpoint, model_for
+from phi_vision.client.exchange import Endpoint, model_for
 from phi_vision.client.images import Input, choose_pages, load
 from phi_vision.client.output import check_writable, write_whole
-from phi_vision.client.process import ServerStartError, local_server
 from phi_vision.client.text import one_line, visible
-from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.planning.hardware import find_device
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import PRESETS
-
-_PROBE_TIMEOUT_S = 1.0
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -40,7 +37,7 @@ def predict(options: argparse.Namespace) -> None:
         UsageError: anything that the user can mend, in one line.
         PhiVisionError: the server failed, or its answer is not understood.
     """
-    with _exit_on_signals():
+    with exit_on_signals():
         _predict(options)
 
 
@@ -58,17 +55,18 @@ def _predict(options: argparse.Namespace) -> None:
     started_s = time.perf_counter()
     texts: list[str] = []
     try:
-        with _endpoint(options.base_url, options.device) as endpoint:
+        with find_servers([options.base_url] if options.base_url else [], options.device) as found:
+            (endpoint,) = found.endpoints
             model = model_for(options.task, served_tasks(endpoint), endpoint)
             for number, inputs in enumerate(requests, 1):
                 heading = _heading(inputs) if len(requests) > 1 else ""
                 if heading:
-                    _print_status(f"page {inputs[0].page}, {number} of {len(requests)}")
+                    print_status(f"page {inputs[0].page}, {number} of {len(requests)}")
                 if streams:
                     _print(heading)
                 answer = _ask(endpoint, model, options.prompt, inputs, streams=streams)
                 if number == 1 and answer.model == PHI_3_5_VISION.demo_name:
-                    _print_status(
+                    print_status(
                         "answered by the DEMO model: it reads printed capitals and names plain shapes, "
                         "nothing else"
                     )
@@ -131,44 +129,6 @@ def _described(given: Input, crops: int | None, tokens: int | None) -> dict[str,
     return {**about, "crops": crops, "tokens": tokens}
 
 
-@contextmanager
-def _endpoint(base_url: str | None, device: str) -> Iterator[Endpoint]:
-    """The server asked for, one on the default port, or one started for this.
-
-    Only the first gets the user's key: anybody may listen on the default port.
-    """
-    named = base_url or os.environ.get("OPENAI_BASE_URL")
-    if named:
-        yield Endpoint(named, os.environ.get("OPENAI_API_KEY"), named=True)
-        return
-    default = Endpoint(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
-    if _has_our_tasks(default):
-        _print_status(f"using the server at {default.base_url}")
-        yield default
-        return
-    started_s = time.monotonic()
-
-    def on_wait(waited_s: float) -> None:
-        _print_status(f"no server found; starting an engine: {waited_s:.0f} s", end="\r")
-
-    try:
-        with local_server(device, on_wait=on_wait) as endpoint:
-            _print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
-            yield endpoint
-    except ServerStartError:
-        print(file=sys.stderr)  # what failed gets a line of its own
-        raise
-
-
-def _has_our_tasks(endpoint: Endpoint) -> bool:
-    try:
-        return not PRESETS.keys().isdisjoint(served_tasks(endpoint, _PROBE_TIMEOUT_S))
-    except ApiKeyRequired:
-        raise  # better than a second model in the same memory
-    except PhiVisionError:
-        return False
-
-
 def _ask(
     endpoint: Endpoint, model: str, prompt: str | None, inputs: Sequence[Input], *, streams: bool
 ) -> Answer:
@@ -176,7 +136,7 @@ def _ask(
     content = [given.part for given in inputs]
     if prompt:
         content.append({"type": "text", "text": prompt})
-    retry = Retry(on_wait=lambda message, wait_s: _print_status(f"{message}; trying again in {wait_s:.0f} s"))
+    retry = Retry(on_wait=lambda message, wait_s: print_status(f"{message}; trying again in {wait_s:.0f} s"))
     if not streams:
         return ask(endpoint, model, content, len(inputs), retry=retry)
     shown = False
@@ -196,23 +156,6 @@ def _ask(
     return answer
 
 
-@contextmanager
-def _exit_on_signals() -> Iterator[None]:
-    """An own engine and a draft go with the command, also when it is told to stop or the terminal goes."""
-
-    def end(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
-    taken = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def _print(text: str) -> None:
     """To stdout, in whatever encoding it has."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -225,8 +168,3 @@ def _print(text: str) -> None:
         if isinstance(error, BrokenPipeError):  # `| head`
             raise SystemExit(128 + signal.SIGPIPE) from error
         raise UsageError(f"cannot write the answer: {error.strerror}") from error
-
-
-def _print_status(text: str, end: str = "\n") -> None:
-    """To stderr, beside the answer."""
-    print(f"phi-vision: {text}", end=end, file=sys.stderr, flush=True)

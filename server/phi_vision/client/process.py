@@ -22,7 +22,7 @@ import httpx
 
 from phi_vision.client.exchange import Endpoint
 from phi_vision.client.text import one_line
-from phi_vision.errors import UsageError
+from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.processes import tie_to_parent
 
 START_TIMEOUT_S = 1800.0  # it may have to download the weights first
@@ -140,6 +140,15 @@ class ServerProcess:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(_PROBE_INTERVAL_S)
 
+    def check_running(self) -> None:
+        """Raise once it has ended by itself.
+
+        Raises:
+            PhiVisionError: the message ends with the last line of the log.
+        """
+        if self.process.poll() is not None:
+            raise PhiVisionError(f"the server has ended: {self._last_line()}")
+
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
         """Send SIGTERM, and SIGKILL to the whole process group if that does not end it in time.
 
@@ -181,9 +190,9 @@ def serve_command(*flags: str, python: str = sys.executable) -> list[str]:
 
 
 @contextmanager
-def local_server(
+def local_process(
     device: str, *flags: str, on_wait: Callable[[float], None] | None = None
-) -> Iterator[Endpoint]:
+) -> Iterator[tuple[ServerProcess, Endpoint]]:
     """A `phi-vision serve` on a free port of this machine, with an API key that only the caller has.
 
     Args:
@@ -201,4 +210,11 @@ def local_server(
         ServerProcess(command, Path(folder, "log.txt"), env={"VLLM_API_KEY": key}) as server,
     ):
         server.wait_until_ready(on_wait=on_wait)
-        yield Endpoint(server.base_url, key)
+        yield server, Endpoint(server.base_url, key)
+
+
+@contextmanager
+def local_server(device: str, *flags: str) -> Iterator[Endpoint]:
+    """The same, for those who only ask it."""
+    with local_process(device, *flags) as (_, endpoint):
+        yield endpoint

@@ -1,0 +1,79 @@
+"""The servers that a command asks: those named, one on the default port, or one started for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from phi_vision.cli.terminal import print_status
+from phi_vision.client.chat import served_tasks
+from phi_vision.client.exchange import ApiKeyRequired, Endpoint
+from phi_vision.client.process import ServerProcess, ServerStartError, local_process
+from phi_vision.config import ServeConfig
+from phi_vision.errors import PhiVisionError
+from phi_vision.tasks.presets import PRESETS
+
+_PROBE_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """Servers to ask.
+
+    Args:
+        endpoints: at least one.
+        own: that was started for this command.
+    """
+
+    endpoints: Sequence[Endpoint]
+    own: ServerProcess | None = None
+
+
+@contextmanager
+def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
+    """The servers named, one on the default port, or one started for this.
+
+    Only the first get the user's key: anybody may listen on the default port.
+
+    Args:
+        base_urls: as `--base-url`; none: $OPENAI_BASE_URL counts.
+        device: as `--device`, for a server that is started.
+
+    Raises:
+        UsageError: a server on the default port wants a key, or none could be started.
+    """
+    named = base_urls or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
+    if named:
+        key = os.environ.get("OPENAI_API_KEY")
+        yield Found([Endpoint(url, key, named=True) for url in named])
+        return
+    default = Endpoint(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
+    if _has_our_tasks(default):
+        print_status(f"using the server at {default.base_url}")
+        yield Found([default])
+        return
+    started_s = time.monotonic()
+
+    def on_wait(waited_s: float) -> None:
+        print_status(f"no server found; starting an engine: {waited_s:.0f} s", end="\r")
+
+    try:
+        with local_process(device, on_wait=on_wait) as (own, endpoint):
+            print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
+            yield Found([endpoint], own)
+    except ServerStartError:
+        print(file=sys.stderr)  # what failed gets a line of its own
+        raise
+
+
+def _has_our_tasks(endpoint: Endpoint) -> bool:
+    try:
+        return not PRESETS.keys().isdisjoint(served_tasks(endpoint, _PROBE_TIMEOUT_S))
+    except ApiKeyRequired:
+        raise  # better than a second model in the same memory
+    except PhiVisionError:
+        return False
