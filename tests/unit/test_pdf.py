@@ -15,7 +15,7 @@ from phi_vision.model.crops import CropLimit
 from phi_vision.model.geometry import crop_grid
 from PIL import Image
 
-from tests.support.pdf import A4, encrypted, pdf, picture_page, text_page, without_password
+from tests.support.pdf import A4, encrypted, file_of, pdf, picture_page, stream, text_page, without_password
 from tests.support.pictures import encoded, reference_picture
 
 LIMITS = PictureLimits(max_pixels=1_000_000)
@@ -43,6 +43,10 @@ def draw(pool: WorkerPool, data: bytes, view: PageView | None = None, limit: Cro
 
 def count_pages(pool: WorkerPool, data: bytes) -> int:
     return asyncio.run(pool.count_pages(data))
+
+
+def extract_page(pool: WorkerPool, data: bytes, page: int) -> bytes:
+    return asyncio.run(pool.extract_page(data, page, max_bytes=10_000_000))
 
 
 def mean_difference(canvas: Canvas, expected: np.ndarray) -> float:
@@ -157,6 +161,52 @@ def test_an_animation_is_one_page(pool: WorkerPool, image_format: str) -> None:
     draw(pool, data)
     with pytest.raises(PictureRefused, match="no page 2"):
         draw(pool, data, PageView(1))
+
+
+@pytest.mark.parametrize("page", [0, 1, 2])
+def test_a_page_by_itself_is_drawn_as_in_its_file(pool: WorkerPool, page: int) -> None:
+    turned = text_page("TURNED", entries="/Rotate 90")
+    data = pdf(text_page("HELLO"), turned, picture_page(PICTURE, entries="/CropBox [100 50 400 350]"))
+    alone = extract_page(pool, data, page)
+    assert count_pages(pool, alone) == 1
+    assert np.array_equal(draw(pool, alone).pixels, draw(pool, data, PageView(page)).pixels)
+
+
+def test_layers_that_a_file_hides_stay_hidden_on_a_page_by_itself(pool: WorkerPool) -> None:
+    layer = "/Properties << /L 6 0 R >>"
+    page = "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] "
+    data = file_of(
+        {
+            1: b"<< /Type /Catalog /Pages 2 0 R /OCProperties << /OCGs [6 0 R] /D << /OFF [6 0 R] >> >> >>",
+            2: b"<< /Type /Pages /Count 3 /Kids [5 0 R 3 0 R 5 0 R] >>",
+            3: f"{page} /Contents 4 0 R /Resources << {layer} >> >>".encode(),
+            4: stream(b"/OC /L BDC 0 0 100 100 re f EMC"),
+            5: f"{page} >>".encode(),
+            6: b"<< /Type /OCG /Name (hidden) >>",
+        }
+    )
+    alone = extract_page(pool, data, 1)
+    assert count_pages(pool, alone) == 1
+    assert (draw(pool, alone).pixels == 255).all()
+    shown = data.replace(b"/OFF [6 0 R]", b"/OFF [     ]")
+    assert (draw(pool, extract_page(pool, shown, 1)).pixels == 0).any()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "I;16"])
+def test_a_frame_by_itself_is_drawn_as_in_its_file(pool: WorkerPool, mode: str) -> None:
+    frames = [reference_picture(300, 200, seed).convert(mode) for seed in range(3)]
+    data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:], dpi=(300, 300))
+    alone, whole = draw(pool, extract_page(pool, data, 2)), draw(pool, data, PageView(2))
+    assert np.array_equal(alone.pixels, whole.pixels)
+    assert alone.dpi == pytest.approx(whole.dpi, abs=0.01) == pytest.approx(300, abs=0.01)
+
+
+def test_a_page_that_is_not_there_or_too_large_is_refused(pool: WorkerPool) -> None:
+    data = pdf(text_page("HELLO"))
+    with pytest.raises(PictureRefused, match="no page 2, only 1"):
+        extract_page(pool, data, 1)
+    with pytest.raises(PictureRefused, match=r"page 1 alone is larger than 0\.0001 MB"):
+        asyncio.run(pool.extract_page(data, 0, max_bytes=100))
 
 
 @pytest.mark.parametrize("region", [(0.5, 0, 0.5, 1), (0, 0.6, 1, 0.5), (-0.1, 0, 1, 1), (0, 0, 1, 1.1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +32,11 @@ def draw(pool: WorkerPool, data: bytes, page: int = 0) -> Canvas:
     return asyncio.run(pool.draw(data, CropLimit(4), view=PageView(page)))
 
 
+def extract_page(pool: WorkerPool, data: bytes) -> bytes:
+    """The first page by itself."""
+    return asyncio.run(pool.extract_page(data, 0, max_bytes=10_000_000))
+
+
 def draws_what_is_good(pool: WorkerPool) -> bool:
     return float(draw(pool, pdf(Page(b"0 0 595 842 re f"))).pixels.mean()) < 200
 
@@ -40,14 +46,17 @@ def test_what_cannot_be_drawn_says_why(pool: WorkerPool, name: str) -> None:
     data, message = REFUSED[name]
     with pytest.raises(PictureRefused, match=message):
         draw(pool, data)
+    with contextlib.suppress(PictureRefused):
+        extract_page(pool, data)
     assert draws_what_is_good(pool)
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_is_odd_is_drawn(pool: WorkerPool, name: str) -> None:
     assert asyncio.run(pool.count_pages(ODD[name])) >= 1
-    drawn = draw(pool, ODD[name]).pixels
-    assert (drawn < 128).any() == (name not in ("deep arrays", "no contents", "contents are noise", "tiny"))
+    shows = name not in ("deep arrays", "no contents", "contents are noise", "tiny")
+    for data in (ODD[name], extract_page(pool, ODD[name])):
+        assert (draw(pool, data).pixels < 128).any() == shows
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -105,4 +114,5 @@ def test_fields_and_stamps_show_what_the_file_says(
             6: stream(b"0 0 100 50 re f", "/Type /XObject /Subtype /Form /BBox [0 0 100 50]"),
         }
     )
-    assert (draw(pool, data).pixels < 64).any() == (flags == 0)
+    for shown in (data, extract_page(pool, data)):
+        assert (draw(pool, shown).pixels < 64).any() == (flags == 0)

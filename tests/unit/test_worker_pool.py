@@ -139,6 +139,20 @@ def test_a_worker_that_dies_or_lies_costs_one_picture(
     assert is_good(draw(pool, encoded(GOOD)))
 
 
+@pytest.mark.parametrize(
+    "line", ['{"file": 11}', '{"file": 0}', '{"file": ""}', '{"pages": 1}', '{"file": 9}']
+)
+def test_a_worker_that_lies_about_a_page_costs_that_page(
+    make_pool: Callable[..., WorkerPool], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one sends less than it says."""
+    program = f"import sys; sys.stdin.buffer.read(20); print({line!r}); print('12345', flush=True)"
+    pool = pool_with(make_pool, monkeypatch, program)
+    with pytest.raises(PictureRefused, match="crashed or ran out of memory"):
+        asyncio.run(pool.extract_page(encoded(GOOD), 0, max_bytes=10))
+    assert is_good(draw(pool, encoded(GOOD)))
+
+
 def test_a_worker_that_cuts_its_memory_short_crashes_only_itself(
     make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

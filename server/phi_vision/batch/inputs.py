@@ -1,7 +1,7 @@
 """What the user named -> the items of a run, one after the other; no more than a folder's names is held.
 
-An item is a picture, a page of a document, or a line of an OpenAI batch file. Files are found by their suffix and
-not opened, but for documents, whose pages are counted.
+An item is a picture, a page of a document, or a line of an OpenAI batch file. Files are found by their suffix
+and not opened, but for documents, whose pages are counted.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def kind_of(names: Iterable[str]) -> Kind:
 class Files:
     """Pictures and documents, by name.
 
-    A folder is walked in the order of names, without hidden files and without files of other suffixes. A file or
-    address that is named, in a list too, is an item whatever it is; asking for it says what is wrong with it.
+    A folder is walked in the order of names, without hidden files and without files of other suffixes. A file
+    or address that is named, in a list too, is an item whatever it is: to ask for it says what is wrong.
 
     Args:
         names: files, folders, globs, addresses; .txt lists; .csv and .parquet tables.
         column: of tables: where the paths or addresses are.
-        base: keys are relative to this folder, so that an item has the same key from wherever a run is started.
+        base: keys are relative to this folder: an item has the same key from wherever a run is started.
         output: a folder that is not walked.
     """
 

@@ -1,7 +1,7 @@
 """The results of a run as files, in the order of its items. What still waits is left out.
 
-The queue is the truth: the files are made from it as a whole, and the same again from the same results. So they
-hold nothing that depends on when or where an item was asked; that is in the report.
+The queue is the truth: the files are made from it as a whole, and the same again from the same results. So
+they hold nothing that depends on when or where an item was asked; that is in the report.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -36,7 +36,7 @@ def write_results(folder: Path, records: Iterable[Record], formats: Iterable[str
         The files.
 
     Raises:
-        UsageError: a file cannot be written, or pyarrow is missing; those of an earlier time are as they were.
+        UsageError: a file cannot be written, or pyarrow is missing; those of before are as they were.
     """
     paths = {name: folder / f"results.{name}" for name in formats}
     with ExitStack() as stack:
@@ -57,7 +57,7 @@ def write_responses(folder: Path, records: Iterable[Record]) -> list[Path]:
         records: that are done or have failed.
 
     Raises:
-        UsageError: a file cannot be written; those of an earlier time are as they were.
+        UsageError: a file cannot be written; those of before are as they were.
     """
     paths = {"done": folder / "results.jsonl", "failed": folder / "errors.jsonl"}
     with ExitStack() as stack:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,13 @@ class Pages:
             if page is None:
                 data = await _read(source, MAX_FILE_BYTES)
                 await self._check_pages(data, "its name says that it is a picture")
-                return images.as_input(source, data, 1)
+                return _alone(source, data)
             async with self._turns:
                 data = await self._document(source)
                 if request.get("pages") is None:
                     await self._check_pages(data, "it could not be opened when the run began")
-                alone = await self._pool.extract_page(data, page - 1, MAX_FILE_BYTES)
-            return images.as_input(source, alone, 1)
+                data = await self._pool.extract_page(data, page - 1, MAX_FILE_BYTES)
+            return _alone(source, data)
 
     async def _check_pages(self, data: bytes, reason: str) -> None:
         """Refuse several pages where one was expected: the others would be left out."""
@@ -92,6 +93,12 @@ class Pages:
             data = await _read(source, MAX_DOCUMENT_BYTES)
             await asyncio.to_thread(_keep, path, data)
         return await _read(str(path), MAX_DOCUMENT_BYTES)
+
+
+def _alone(source: str, data: bytes) -> Input:
+    """A picture, or a document of one page."""
+    given = images.as_input(source, data, 1)
+    return given if given.num_pages is None else replace(given, page=1)
 
 
 @contextlib.contextmanager

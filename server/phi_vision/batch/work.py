@@ -20,8 +20,8 @@ class Item:
     Args:
         key: its name, unique in the run and the same at every start: `scans/a.pdf#3`, or the `custom_id` of a
             line of a batch file.
-        request: JSON, what an `Ask` needs. Of a file: `source` and, for a document, `page` (from 1). Of a
-            line of a batch file: `method`, `url` and `body`.
+        request: JSON, what an `Ask` needs. Of a file: `source` and, for a document, `page` (from 1) and
+            `pages`, if they could be counted. Of a line of a batch file: `method`, `url` and `body`.
     """
 
     key: str

@@ -24,7 +24,7 @@ from phi_vision.client.exchange import Endpoint, model_for
 from phi_vision.client.images import Input, choose_pages, load
 from phi_vision.client.output import check_writable, write_whole
 from phi_vision.client.text import one_line, visible
-from phi_vision.errors import PhiVisionError, UsageError
+from phi_vision.errors import UsageError
 from phi_vision.planning.hardware import find_device
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import PRESETS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:  # imported where it is used: a worker that draws pictures onl
 _HEADER = b"%PDF-"
 _HEADER_WITHIN_BYTES = 1024  # where readers look for it
 _POINTS_PER_INCH = 72
-_LAYER = b"/OCG"  # the type of one, in a file that pdfium has written
+# In a file that pdfium has written:
+_LAYER = b"/OCG"  # the type of one
+_TRAILER_BYTES = 512
+_FILE_ID = re.compile(rb"/ID *\[ *<[0-9A-Fa-f]*> *<[0-9A-Fa-f]*> *\]")  # drawn by lot
 
 
 def is_pdf(data: bytes) -> bool:
@@ -99,7 +103,9 @@ def extract_page(data: bytes, page: int) -> bytes:
         PictureRefused: as `opened_page`.
     """
     import pypdfium2
+    from pypdfium2 import raw
 
+    raw.FPDF_SetSandBoxPolicy(raw.FPDF_POLICY_MACHINETIME_ACCESS, False)  # a new file has the time in it
     with _opened_at(data, page) as document, pypdfium2.PdfDocument.new() as alone:
         _with_fields(document, page).close()
         alone.import_pages(document, [page])
@@ -113,9 +119,13 @@ def extract_page(data: bytes, page: int) -> bytes:
 
 
 def _saved(document: pypdfium2.PdfDocument) -> bytes:
+    """Not encrypted, and the same bytes each time."""
+    from pypdfium2 import raw
+
     out = io.BytesIO()
-    document.save(out)
-    return out.getvalue()
+    document.save(out, flags=raw.FPDF_REMOVE_SECURITY)
+    data = out.getvalue()
+    return data[:-_TRAILER_BYTES] + _FILE_ID.sub(b"", data[-_TRAILER_BYTES:])
 
 
 def _with_fields(document: pypdfium2.PdfDocument, number: int) -> pypdfium2.PdfPage:

@@ -4,8 +4,8 @@ On its standard input: a line of JSON, `{"bytes": n, "most": crops, "adaptive": 
 degrees, "region": shares or null}`, and the file. On its standard output: a line of JSON, `{"size": [width,
 height], "key": digest, "dpi": dpi or null}`, or `{"refused": reason}`. The canvas itself is written to a
 file descriptor that it inherits, memory shared with the server. A line `{"bytes": n, "count": true}` is
-answered by `{"pages": n}`, and `{"bytes": n, "extract": page, "max_bytes": n}` by `{"file": bytes}` and a file
-of this page alone.
+answered by `{"pages": n}`, and `{"bytes": n, "extract": page, "max_bytes": n}` by `{"file": bytes}` and a
+file of this page alone.
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ class WorkerPool:
         self._workers = workers
         self._request_s = request_s
         self._threads = ThreadPoolExecutor(workers, "picture-worker")
-        self._idle: list[WorkerProcess | None] = [None] * workers  # the last one worked last; None has not started
+        self._idle: list[WorkerProcess | None] = [
+            None
+        ] * workers  # the last one worked last; None has not started
         self._waiting: list[_Job] = []
         self._turn = 0  # of the picture taken last
         self._lock = threading.Lock()
@@ -110,7 +112,9 @@ class WorkerPool:
         )
         return file
 
-    async def _run(self, data: bytes, ask: Callable[[WorkerProcess, bytes], Any], share: DecodeShare | None) -> Any:
+    async def _run(
+        self, data: bytes, ask: Callable[[WorkerProcess, bytes], Any], share: DecodeShare | None
+    ) -> Any:
         """Give a file to a worker when it is its turn."""
         share = share or self.share()
         with self._lock:
