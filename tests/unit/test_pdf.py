@@ -172,6 +172,13 @@ def test_a_page_by_itself_is_drawn_as_in_its_file(pool: WorkerPool, page: int) -
     assert np.array_equal(draw(pool, alone).pixels, draw(pool, data, PageView(page)).pixels)
 
 
+def test_a_page_of_an_encrypted_file_that_opens_without_a_password(pool: WorkerPool) -> None:
+    data = without_password(pdf(text_page("HELLO")))
+    alone = extract_page(pool, data, 0)
+    assert b"/Encrypt" not in alone
+    assert np.array_equal(draw(pool, alone).pixels, draw(pool, data).pixels)
+
+
 def test_layers_that_a_file_hides_stay_hidden_on_a_page_by_itself(pool: WorkerPool) -> None:
     layer = "/Properties << /L 6 0 R >>"
     page = "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] "

@@ -108,15 +108,18 @@ class _Text:
     """The texts, each below a line that says whose it is."""
 
     _HEADING = "--- {} ---\n"
+    _BETWEEN = ""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._before = ""
 
     def add(self, record: Record) -> None:
         text = (record.result or {}).get("text", "")
         end = "\n" if text and not text.endswith("\n") else ""
         heading = self._HEADING.format(self._escaped(_heading(record)))
-        self._file.write(_bytes(f"{heading}{text}{end}"))
+        self._file.write(_bytes(f"{self._before}{heading}{text}{end}"))
+        self._before = self._BETWEEN
 
     def close(self) -> None:
         pass
@@ -128,7 +131,8 @@ class _Text:
 class _Markdown(_Text):
     """The same as Markdown."""
 
-    _HEADING = "\n## {}\n\n"
+    _HEADING = "## {}\n\n"
+    _BETWEEN = "\n"
 
     def _escaped(self, heading: str) -> str:
         return re.sub(r"([\\`*_<>\[\]#|~])", r"\\\1", heading)
