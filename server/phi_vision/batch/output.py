@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -40,12 +40,13 @@ def write_results(folder: Path, records: Iterable[Record], formats: Iterable[str
     """
     paths = {name: folder / f"results.{name}" for name in formats}
     with ExitStack() as stack:
-        writers = [_WRITERS[name](stack.enter_context(replacing(path))) for name, path in paths.items()]
+        writers = []
+        for name, path in paths.items():
+            writer = _WRITERS[name](stack.enter_context(replacing(path)))
+            writers.append(stack.enter_context(closing(writer)))
         for record in records:
             for writer in writers:
                 writer.add(record)
-        for writer in writers:
-            writer.close()
     return list(paths.values())
 
 

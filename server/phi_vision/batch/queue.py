@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import json
 import sqlite3
 import threading
@@ -23,6 +22,7 @@ from phi_vision.errors import PhiVisionError, UsageError
 
 _VERSION = 1  # of the tables
 _ADDED_AT_ONCE = 1000  # items of a transaction of `add`
+_ADDED_CHARS_AT_ONCE = 16_000_000  # of their requests
 _READ_AT_ONCE = 200  # records that `records` holds
 
 # `place` is the number of an item plus one. Items that wait are taken in order of `turn`, then of place: one
@@ -140,7 +140,8 @@ class Queue:
                 raise
 
     def add(self, items: Iterable[Item]) -> int:
-        """Put items behind those that are there; one whose key is there stays as it is.
+        """Put items behind those that are there; of one whose key is there only the request is new, if it is
+        not done.
 
         They are read lazily and written in pieces, so that what was read before an exception is kept.
 
@@ -148,15 +149,15 @@ class Queue:
             How many were new.
         """
         added = 0
-        iterator = iter(items)
-        while rows := [
-            (_stored_key(item.key), json.dumps(dict(item.request)))
-            for item in itertools.islice(iterator, _ADDED_AT_ONCE)
-        ]:
+        for rows in _pieces(items):
             with self.transaction():
-                before = self._database.total_changes
-                self._database.executemany("INSERT OR IGNORE INTO items (key, request) VALUES (?, ?)", rows)
-                new = self._database.total_changes - before
+                before = self._last_place()
+                self._database.executemany(
+                    "INSERT INTO items (key, request) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET"
+                    " request = excluded.request WHERE state <> 'done' AND request <> excluded.request",
+                    rows,
+                )
+                new = self._last_place() - before
                 self._counts["waiting"] += new
             added += new
         return added
@@ -199,6 +200,10 @@ class Queue:
             self._counts["failed"] -= changed
             self._counts["waiting"] += changed
         return changed
+
+    def _last_place(self) -> int:
+        place: int = self._database.execute("SELECT coalesce(max(place), 0) FROM items").fetchone()[0]
+        return place
 
     def _move(self, record: Record, state: State, *, behind: bool = False) -> Record:
         """Write a record into a new state. Its old one must be what the file has."""
@@ -292,6 +297,19 @@ def _stored_key(key: str) -> str | bytes:
     except UnicodeEncodeError:
         return key.encode(errors="surrogatepass")
     return key
+
+
+def _pieces(items: Iterable[Item]) -> Iterator[list[tuple[str | bytes, str]]]:
+    """Rows for `add`, in pieces: a line of a batch file may be megabytes."""
+    rows, num_chars = [], 0
+    for item in items:
+        rows.append((_stored_key(item.key), json.dumps(dict(item.request))))
+        num_chars += len(rows[-1][1])
+        if len(rows) == _ADDED_AT_ONCE or num_chars > _ADDED_CHARS_AT_ONCE:
+            yield rows
+            rows, num_chars = [], 0
+    if rows:
+        yield rows
 
 
 def _optional_json(value: Mapping[str, Any] | None) -> str | None:

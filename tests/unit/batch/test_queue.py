@@ -81,6 +81,28 @@ def test_an_item_that_is_there_stays_as_it_is(queue: Queue) -> None:
     assert counts(queue) == (3, 0, 1, 0)
 
 
+def test_an_item_that_is_not_done_gets_a_new_request(queue: Queue) -> None:
+    """A document that could be counted at last."""
+    queue.add(items(3))
+    queue.fail(taken(queue), REFUSED, again=False)
+    queue.finish(taken(queue), {"text": "a"})
+    assert queue.add(Item(f"page {number}", {"page": number, "pages": 3}) for number in range(4)) == 1
+    assert counts(queue) == (2, 0, 1, 1)
+    assert [len(record.item.request) for record in queue.records()] == [2, 1, 2, 2]
+
+
+def test_large_requests_are_not_held_together(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phi_vision.batch.queue._ADDED_CHARS_AT_ONCE", 50)
+    held: list[int] = []
+
+    def large() -> Iterator[Item]:
+        for number in range(10):
+            held.append(number - sum(queue.counts().values()))
+            yield Item(str(number), {"text": "x" * 20})
+
+    assert queue.add(large()) == 10 and max(held) == 1
+
+
 def test_what_was_listed_before_an_error_is_kept(queue: Queue) -> None:
     def listing() -> Iterator[Item]:
         yield from items(1500)
@@ -151,7 +173,7 @@ def test_settings_are_kept_with_the_run(queue: Queue, path: Path) -> None:
 @pytest.mark.parametrize("key", ["a\udcff.png", "\ud800", "a\\udcff.png", "", "\0", "x" * 10_000, "ß"])
 def test_a_key_is_any_text(queue: Queue, key: str) -> None:
     """Names of files need not be UTF-8, and JSON can bring halves of surrogate pairs."""
-    assert queue.add([Item(key, {"source": key}), Item(key, {}), Item("other", {})]) == 2
+    assert queue.add([Item(key, {"source": key}), Item(key, {"source": key}), Item("other", {})]) == 2
     record = queue.finish(taken(queue), {"text": key})
     assert (record.item.key, next(queue.records())) == (key, record)
     assert record.item.request == {"source": key} and record.result == {"text": key}
