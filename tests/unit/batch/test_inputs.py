@@ -249,7 +249,7 @@ def test_an_id_names_one_line_of_all_files() -> None:
 
 
 def test_a_line_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs.Limits, "max_body_mb", 0.001)
+    monkeypatch.setattr(Limits, "max_body_mb", 0.001)
     make({"a.jsonl": b"x" * 5000, "b.jsonl": b"\xff\n"})
     with pytest.raises(UsageError, match=r"a line of a.jsonl is longer than 0\.001 MB"):
         list(batch_lines(["a.jsonl"]))
