@@ -45,7 +45,7 @@ def test_help_needs_nothing_heavy() -> None:
 
 
 def test_no_default_is_shown_where_there_is_none() -> None:
-    commands = ("serve", "plan", "predict")
+    commands = ("serve", "plan", "predict", "batch")
     shown = " ".join(
         subprocess.check_output([sys.executable, "-m", "phi_vision", c, "--help"], text=True)
         for c in commands
@@ -67,6 +67,8 @@ def test_no_default_is_shown_where_there_is_none() -> None:
         (["predict", "--image", "PICTURE", "--task", "translate"], "invalid choice"),
         (["predict", "--image", "PICTURE", "--frobnicate"], "unrecognized arguments"),
         (["predict"], "--image"),
+        (["batch", "x.png"], "--output"),
+        (["batch", "missing.png", "--output", "/nowhere/at/all"], "cannot read missing.png"),
         (["serve", "--port", "0", "--model", "./no-such-folder"], "no config.json"),
         (["serve", "--num-crops", "99"], "--num-crops must be from 1 to 16"),
         (["serve", "--device", "mps"], "Apple silicon"),

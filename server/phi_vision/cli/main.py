@@ -8,11 +8,14 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 
+from phi_vision.batch.concurrency import HIGHEST
+from phi_vision.batch.output import FORMATS
+from phi_vision.batch.run_settings import DEFAULT_TASK
 from phi_vision.cli.plan import SETTINGS, show_plan
 from phi_vision.client.text import visible
 from phi_vision.config import DEVICES, ServeConfig
 from phi_vision.errors import PhiVisionError
-from phi_vision.limits import Limits
+from phi_vision.limits import Limits, split_list
 from phi_vision.planning.engine_flags import with_dashes
 from phi_vision.planning.hardware import GPU_NAMES
 from phi_vision.settings import Flag, flags
@@ -101,7 +104,97 @@ def parser() -> argparse.ArgumentParser:
         help="a running server; default $OPENAI_BASE_URL, else one on the default port, which gets no "
         "$OPENAI_API_KEY, else an own engine",
     )
+    _add_batch(commands)
     return top
+
+
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="run one task on many files, durably, through any number of servers",
+        description="Run one task on many files, or the requests of OpenAI batch files. A run that was "
+        "interrupted, however it was, goes on where it was.",
+        allow_abbrev=False,
+    )
+    batch.add_argument(
+        "input",
+        nargs="*",
+        metavar="INPUT",
+        help="pictures, PDF and TIFF files, folders, globs, addresses, .txt files that list them, .csv and "
+        ".parquet files with a column of them; or OpenAI batch files (.jsonl); none: only what DIR holds",
+    )
+    batch.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the results and the state of the run"
+    )
+    batch.add_argument(
+        "--task",
+        choices=tuple(PRESETS),
+        help=f"what to do with each picture and page; default {DEFAULT_TASK}",
+    )
+    batch.add_argument(
+        "--prompt", metavar="TEXT", help="the question (vqa), or instead of the preset's prompt"
+    )
+    batch.add_argument("--schema", metavar="FILE", help="JSON schema that each answer follows")
+    batch.add_argument(
+        "--format",
+        action="append",
+        type=_formats,
+        metavar="LIST",
+        help=f"of the results, with commas: {', '.join(FORMATS)}; default {FORMATS[0]}",
+    )
+    batch.add_argument(
+        "--column", metavar="NAME", help="of .csv and .parquet files; default the only one that they have"
+    )
+    batch.add_argument(
+        "--base-url",
+        action="append",
+        metavar="URL",
+        help="a running server, repeat for several; default as for predict",
+    )
+    batch.add_argument(
+        "--concurrency",
+        type=_concurrency,
+        metavar="auto|N",
+        help="requests at a time; default auto: as many as the servers answer faster for",
+    )
+    batch.add_argument(
+        "--max-errors",
+        type=_positive,
+        metavar="N",
+        help="failed items that end the run early; default no number",
+    )
+    batch.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR; where it holds one, that is done without this flag",
+    )
+    batch.add_argument("--retry-failed", action="store_true", help="ask again for what failed")
+    batch.add_argument(
+        "--device", choices=DEVICES, default="auto", help="for an engine of its own (default: %(default)s)"
+    )
+
+
+def _formats(text: str) -> list[str]:
+    names = split_list(text)
+    if not names or not set(names) <= set(FORMATS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of {', '.join(FORMATS)}")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
+def _concurrency(text: str) -> int | None:
+    """None for `auto`."""
+    if text == "auto":
+        return None
+    number = _positive(text)
+    if number > HIGHEST:
+        raise argparse.ArgumentTypeError(f"at most {HIGHEST}")
+    return number
 
 
 def _add_flags(command: argparse._ActionsContainer, settings: Iterable[Flag]) -> None:
@@ -118,11 +211,12 @@ def _add_flags(command: argparse._ActionsContainer, settings: Iterable[Flag]) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 2 when the user can mend what is wrong, else 3."""
+    """Run a command; the exit code is 0, 2 when the user can mend what is wrong, else 3; see also `batch`."""
     top = parser()
     options, rest = top.parse_known_args(with_dashes(sys.argv[1:] if arguments is None else arguments))
     if rest and options.command != "serve":
         top.error(f"unrecognized arguments: {' '.join(rest)}")
+    code = 0
     try:
         if options.command == "serve":
             from phi_vision.cli.serve import serve, show_launch
@@ -131,10 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_launch(config) if options.dry_run else serve(config)
         elif options.command == "plan":
             show_plan(options)
-        else:
+        elif options.command == "predict":
             from phi_vision.cli.predict import predict
 
             predict(options)
+        else:
+            from phi_vision.cli.batch import batch
+
+            code = batch(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -144,4 +242,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PhiVisionError as error:
         print(visible(f"phi-vision {options.command}: {error}"), file=sys.stderr)
         return error.exit_code
-    return 0
+    return code
