@@ -21,7 +21,7 @@ from phi_vision.client.text import one_line
 
 FORMATS = ("jsonl", "md", "txt", "parquet")
 _ANSWER_FIELDS = ("text", "confidence", "words", "model", "usage", "rotation", "tiles", "attempts")
-_ROWS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 200  # a page may have a thousand words
 
 
 def write_results(folder: Path, records: Iterable[Record], formats: Iterable[str]) -> list[Path]:
