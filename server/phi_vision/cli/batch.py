@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +38,7 @@ from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.planning.hardware import find_device
 from phi_vision.spec import PHI_3_5_VISION
 
+_FETCHED = "fetched"  # documents that are named by their address, until all is done
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOWN_EVERY = 100  # items that are found
 
@@ -69,7 +71,7 @@ def batch(options: argparse.Namespace) -> int:
         settings = RunSettings.agreed(queue.settings, kind, question, os.getcwd(), str(folder))
         if settings.kind == "lines" and formats != [FORMATS[0]]:
             raise UsageError("the answers to an OpenAI batch file are written as jsonl only")
-        with contextlib.closing(Pages(folder / "fetched")) as pages:
+        with contextlib.closing(Pages(folder / _FETCHED)) as pages:
             command = _Batch(options, folder, names, formats, queue, pages, settings)
             try:
                 return command.run()
@@ -119,7 +121,10 @@ class _Batch:
         print(json.dumps(summary))
         if number is not None:
             return 128 + number
-        return 0 if summary["done"] == summary["items"] else 1
+        if summary["done"] < summary["items"]:
+            return 1
+        shutil.rmtree(self._folder / _FETCHED, ignore_errors=True)
+        return 0
 
     def _list(self) -> None:
         """Put what was named into the queue."""

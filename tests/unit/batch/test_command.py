@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet
 import pytest
@@ -143,6 +145,33 @@ def test_a_document_that_was_mended_has_all_its_pages(batch: Callable[..., Outco
     Path("a.pdf").write_bytes(THREE_PAGES)
     assert batch("a.pdf", "--retry-failed").code == 0
     assert results() == {f"a.pdf#{n + 1}": text_of(extract_page(THREE_PAGES, n), 1) for n in range(3)}
+
+
+def test_a_document_is_fetched_once_and_kept_until_all_is_done(
+    batch: Callable[..., Outcome], answering: AnsweringServer
+) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        asked: ClassVar[list[str]] = []
+
+        def do_GET(self) -> None:
+            self.asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(THREE_PAGES)
+
+        def log_message(self, *args: object) -> None: ...
+
+    texts = [text_of(extract_page(THREE_PAGES, page), 1) for page in range(3)]
+    answering.fail("400", text=texts[2])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as host:
+        threading.Thread(target=host.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{host.server_port}/a.pdf"
+        assert batch(url).code == 1
+        assert list(results().values()) == [*texts[:2], None] and len(os.listdir("out/fetched")) == 1
+        assert batch(url, "--retry-failed").code == 0
+        host.shutdown()
+    assert results() == {f"{url}#{page + 1}": text for page, text in enumerate(texts)}
+    assert Handler.asked == ["/a.pdf"] and not os.path.exists("out/fetched")
 
 
 def test_errors_end_it_early(batch: Callable[..., Outcome], answering: AnsweringServer) -> None:
