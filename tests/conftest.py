@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.other_settings import running_other, write_trap
 from tests.support.serving import PATIENCE_S, Server, running_server
-from tests.support.stub_server import StubServer, running_stub
+from tests.support.stub_server import MINE, QUEUE, YOURS, StubServer, running_stub
 
 # By default httpx gives up after five seconds, which any answer may take on a busy machine.
 _patience = inspect.signature(httpx.get).parameters["timeout"].default
@@ -55,6 +55,17 @@ def client(server: Server) -> openai.OpenAI:
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
     """The server without its engine, for what is decided before the engine is asked."""
     with running_stub(tmp_path_factory.mktemp("stub"), "--max-model-len", "16384") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
+    """The same with two keys, a short queue, little room for files, and one line of a batch at a time."""
+    folder = tmp_path_factory.mktemp("keyed")
+    (folder / "keys").write_text(f"{MINE}\n{YOURS}\n")
+    flags = ["--api-key-file", str(folder / "keys"), "--max-num-queued-reqs", str(QUEUE)]
+    flags += ["--max-file-mb", "0.5", "--max-files-mb", "2", "--max-batches", "2", "--batch-share", "0.01"]
+    with running_stub(folder, *flags) as running:
         yield running
 
 

@@ -72,6 +72,15 @@ class Limits(Settings):
     max_file_age_h: float = setting(
         24.0, "time after which an uploaded file is deleted", unit="HOURS", ge=0.01, le=8760
     )
+    max_batches: int = setting(16, "batches of one key at most that have not ended", unit="N", ge=1, le=1000)
+    max_batch_lines: int = setting(50_000, "requests in one batch at most", unit="N", ge=1, le=1_000_000)
+    batch_share: float = setting(
+        0.5,
+        "share of the requests which run at once that batches may fill, where clients leave room",
+        unit="SHARE",
+        ge=0.01,
+        le=1.0,
+    )
     max_connections: int = setting(
         1000,
         "open connections at most; a new one closes the one that has waited longest for a request",

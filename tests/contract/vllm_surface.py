@@ -130,6 +130,7 @@ CONFIG = [
     ),
     *members("vllm.config", "SchedulerConfig", "the queue's limit", "async_scheduling", "max_num_seqs"),
     *members("vllm.config", "ParallelConfig", "whether /scale_elastic_ep can work", "enable_elastic_ep"),
+    *members("vllm.config", "ParallelConfig", "each API process has its part", "_api_process_count"),
     *members(
         "vllm.config",
         "MultiModalConfig",

@@ -43,7 +43,7 @@ def test_nothing_is_done_without_the_key(capped: StubServer) -> None:
     assert {"/v1/chat/completions", "/tokenize", "/invocations"} <= set(working)
     for path in working:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
-            url = capped.url + path.format(response_id="x", file_id="x")
+            url = capped.url + path.format(response_id="x", file_id="x", batch_id="x")
             assert httpx.post(url, json={}, headers=headers, timeout=PATIENCE_S).status_code == 401, path
     for path in ("/v1/models", "/v1/tasks"):
         assert httpx.get(capped.url + path, timeout=PATIENCE_S).status_code == 401

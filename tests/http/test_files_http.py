@@ -15,21 +15,10 @@ from mistralai.client import Mistral
 
 from tests.support.pdf import pdf, text_page
 from tests.support.serving import PATIENCE_S, Server
-from tests.support.stub_server import StubServer, running_stub
+from tests.support.stub_server import MINE, YOURS, StubServer, running_stub
 
 PDF = pdf(text_page("HELLO"), text_page("WORLD"))
 VISION: Any = "vision"  # a purpose of OpenAI's alone
-MINE, YOURS = "key-of-one", "key-of-another"
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
-    """A server with two keys and little room."""
-    folder = tmp_path_factory.mktemp("keyed")
-    (folder / "keys").write_text(f"{MINE}\n{YOURS}\n")
-    flags = ("--api-key-file", str(folder / "keys"), "--max-file-mb", "0.5", "--max-files-mb", "2")
-    with running_stub(folder, *flags) as running:
-        yield running
 
 
 def client(server: Server, key: str = MINE) -> openai.OpenAI:
@@ -112,13 +101,6 @@ def test_files_are_only_seen_with_their_key(keyed: StubServer) -> None:
 
 
 @pytest.mark.full
-def test_files_survive_a_restart(tmp_path: Path) -> None:
-    with running_stub(tmp_path) as first:
-        file = client(first).files.create(file=("a.pdf", PDF), purpose="user_data")
-    with running_stub(tmp_path) as second:
-        assert client(second).files.content(file.id).read() == PDF
-
-
 def test_an_expired_file_is_not_there(stub: StubServer) -> None:
     file = client(stub).files.create(file=("a.pdf", PDF), purpose="user_data")
     (path,) = (stub.folder / "files").rglob(file.id)

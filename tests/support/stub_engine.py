@@ -4,8 +4,8 @@
 
 All that runs in the API process is real: the launcher, routes, middleware, renderer, sampling parameters,
 vLLM's output processing and uvicorn. What would go to the engine's process is written to
-`FOLDER/requests.jsonl`, a line each, and answered as `FOLDER/answers.json` says, or with `ANSWER`; nothing is
-answered while `FOLDER/hold` exists. `stub_server` is the test's side.
+`FOLDER/requests.jsonl`, a line each, and answered as `FOLDER/answers.json` says, or with `ANSWER`; prompts in
+which the words of `FOLDER/hold` stand are not answered while it exists. `stub_server` is the test's side.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class StubEngineCore:
         self._encoder.encode(request)  # which fails on what cannot be sent to another process
         self._record(request)
         papers = [self._papers_of(feature) for feature in request.mm_features or []]
-        answer = self._script.next_answer(self._tokenizer.decode(request.prompt_token_ids), papers)
-        self._at_work[request.request_id] = asyncio.create_task(self._answer(request, answer))
+        prompt = self._tokenizer.decode(request.prompt_token_ids)
+        answer = self._script.next_answer(prompt, papers)
+        self._at_work[request.request_id] = asyncio.create_task(self._answer(request, answer, prompt))
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
@@ -129,11 +130,11 @@ class StubEngineCore:
         for task in self._at_work.values():
             task.cancel()
 
-    async def _answer(self, request: Any, answer: ScriptedAnswer) -> None:
+    async def _answer(self, request: Any, answer: ScriptedAnswer, prompt: str) -> None:
         from vllm.v1.engine import FinishReason
         from vllm.v1.metrics.stats import PrefillStats
 
-        while (self._folder / "hold").exists():
+        while self._is_held(prompt):
             await asyncio.sleep(0.01)
         params = request.sampling_params
         whole = self._token_ids(answer.text)
@@ -157,6 +158,12 @@ class StubEngineCore:
             )
             await asyncio.sleep(0)
         self._at_work.pop(request.request_id, None)
+
+    def _is_held(self, prompt: str) -> bool:
+        try:
+            return (self._folder / "hold").read_text() in prompt
+        except FileNotFoundError:
+            return False
 
     def _token_ids(self, text: str) -> list[int]:
         """Without the space that the tokenizer puts before a text: it goes before the line break instead."""

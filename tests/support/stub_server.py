@@ -16,6 +16,9 @@ from tests.support import stub_engine
 from tests.support.serving import Server
 from tests.support.stub_engine import ScriptedAnswer
 
+MINE, YOURS = "key-of-one", "key-of-another"  # the keys of the fixture `keyed`
+QUEUE = 4  # its requests at once
+
 
 class StubServer(Server):
     """The stub with the demo's tokenizer and config and these flags of `serve`.
@@ -41,10 +44,10 @@ class StubServer(Server):
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """No request is answered meanwhile."""
+    def hold(self, prompt: str = "") -> Iterator[None]:
+        """No request with these words in its prompt is answered meanwhile."""
         file = self.folder / "hold"
-        file.touch()
+        file.write_text(prompt)
         try:
             yield
         finally:

@@ -233,6 +233,49 @@ def test_a_stop_ends_when_the_time_is_up_or_at_the_second_signal(
     run(scenario())
 
 
+def test_batches_give_up_at_once_and_the_stop_waits_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch) as server:
+            told, given_up = asyncio.Event(), asyncio.Event()
+
+            async def give_up() -> None:
+                told.set()
+                await given_up.wait()
+
+            server.lifecycle.at_stop.append(give_up)
+            accepted = server.post()
+            await server.at_work(1)
+            server.signals[signal.SIGTERM]()
+            await told.wait()  # while a request of a client is still at work
+            server.finish.set()
+            await accepted
+            assert not server.ended.done()
+            given_up.set()
+            await server.ended
+
+    run(scenario())
+
+
+def test_lines_of_batches_wait_for_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch) as server:
+            accepted = server.post()
+            await server.at_work(1)
+            places = server.lifecycle.batch_places
+
+            async def line() -> None:
+                async with places.take("owner"):
+                    pass
+
+            waiting = asyncio.create_task(line())
+            await eventually(lambda: len(places._waiting) == 1)
+            server.finish.set()
+            await accepted
+            await waiting
+
+    run(scenario())
+
+
 def test_an_idle_server_stops_although_its_clock_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with running(monkeypatch) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from phi_vision.media.fetch import FetchRefused
 from phi_vision.model.canvas import Canvas, resize_and_pad
 from phi_vision.model.crops import CropLimit, CropPolicy
 from phi_vision.model.geometry import num_image_tokens
+from phi_vision.serving.batch_places import is_batch_line
 from phi_vision.serving.files import FileStore
-from phi_vision.serving.media_files import FileBudget, MediaFile
+from phi_vision.serving.media_files import FileBudget, FileBudgets, MediaFile
 from phi_vision.serving.pictures import Picture, Pictures
 from phi_vision.serving.vllm_compat import renderer as vllm_renderer
 from pydantic import BaseModel
@@ -136,6 +138,14 @@ def test_a_file_waits_until_there_is_room() -> None:
         await waiting
 
     asyncio.run(room())
+
+
+def test_files_of_batches_keep_no_client_waiting() -> None:
+    budgets = FileBudgets()
+    of_clients, line = budgets.current, contextvars.copy_context()
+    line.run(is_batch_line.set, True)
+    assert line.run(lambda: budgets.current) is not of_clients
+    assert budgets.current is of_clients
 
 
 class Renderer:

@@ -17,6 +17,8 @@ from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, PLAN_ARGUMENT
 from phi_vision.serving import connections, openapi, pictures
+from phi_vision.serving.batches.runs import BatchRuns
+from phi_vision.serving.batches.store import BatchStore
 from phi_vision.serving.chat_service import ChatService
 from phi_vision.serving.documents import Documents
 from phi_vision.serving.files import FileStore
@@ -27,13 +29,13 @@ from phi_vision.serving.middleware.admission import AdmissionControl
 from phi_vision.serving.middleware.api_key import ApiKeyMiddleware
 from phi_vision.serving.middleware.body import BodyLimits
 from phi_vision.serving.middleware.body_reader import BodyReader
-from phi_vision.serving.middleware.fields import FieldRules
+from phi_vision.serving.middleware.fields import OCR, FieldRules
 from phi_vision.serving.middleware.grammar_errors import GrammarErrors
 from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.mistral_ocr import OCRRequest
 from phi_vision.serving.private_folder import record_shared_memory
-from phi_vision.serving.routes import chat, files, health, ocr, plan, responses
+from phi_vision.serving.routes import batches, chat, files, health, ocr, plan, responses
 from phi_vision.serving.vllm_compat import (
     chat_answers,
     error_messages,
@@ -77,13 +79,14 @@ class TaskEndpoints:
         args = app.state.args
         limits = connections.fit_to_descriptors(Limits.from_args(args))
         app.state.phi_vision_limits = limits
-        routes = (chat, responses, ocr, files, plan, health)
+        routes = (chat, responses, ocr, files, batches, plan, health)
         for router in (route.router for route in routes):
             app.include_router(router)
         task = {"type": "string", "enum": list(presets.PRESETS)}
         openapi.define(app, ChatCompletionRequest, {"task": task})
         openapi.define(app, ResponsesRequest, {"task": task})
         openapi.define(app, OCRRequest)
+        openapi.define(app, batches.BatchRequest)
         for each in reversed(middleware(args, limits)):  # the one added last is the first to run
             app.add_middleware(each.cls, *each.args, **each.kwargs)
         server_class.install()
@@ -121,7 +124,23 @@ class TaskEndpoints:
         state.phi_vision_ocr = ocr.OcrService(
             opened, service.crop_policy, trials, limits.max_pages, asyncio.Semaphore(running)
         )
-        state.phi_vision_lifecycle = Lifecycle(engine_client, state, max_requests, config.shutdown_timeout)
+        # Each API process counts its own requests, so each gives batches its part.
+        batch_places = int(limits.batch_share * running) // config.parallel_config._api_process_count
+        state.phi_vision_lifecycle = lifecycle = Lifecycle(
+            engine_client, state, max_requests, config.shutdown_timeout, max(1, batch_places)
+        )
+        state.phi_vision_batches = batch_store = BatchStore(store, limits)
+        state.phi_vision_batch_runs = runs = BatchRuns(
+            self._app,
+            batch_store,
+            store,
+            lifecycle,
+            limits,
+            keys=args.api_key or (),
+            line_sizes={OCR: ocr.PAGES_AT_ONCE},
+        )
+        lifecycle.at_stop.append(runs.stop)
+        state.phi_vision_batches_going = asyncio.create_task(runs.keep_going())
         plan.report(state, config, getattr(args, PLAN_ARGUMENT, None))
         record_shared_memory()
 

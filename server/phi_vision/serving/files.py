@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 
 MAX_FILES = 10_000
-PURPOSES = ("ocr", "user_data", "vision", "assistants")
+PURPOSES = ("ocr", "user_data", "vision", "assistants", "batch")  # of uploads
+BATCHES = "batches"  # the subfolder of `batches.store`; what lies there takes room too
 
 _ID = re.compile(r"file-[0-9a-f]{32}")
 _TOKEN = re.compile(rf"({_ID.pattern})\.([0-9a-f]{{32}})\.(\d{{1,12}})\.([0-9a-f]{{64}})")
@@ -43,7 +45,7 @@ class StoredFile:
     Args:
         id: that clients name it by.
         filename: as the client gave it; never the name of anything on this machine.
-        purpose: one of `PURPOSES`.
+        purpose: one of `PURPOSES`, or `batch_output`.
         bytes: its size.
         created_at: seconds since 1970.
         expires_at: seconds since 1970.
@@ -69,6 +71,7 @@ class FileStore:
 
     def __init__(self, limits: Limits) -> None:
         self.reason: str | None = None
+        self.batches_folder = limits.files_path / BATCHES
         self._folder = limits.files_path
         self._max_bytes = int(limits.max_files_mb * 1e6)
         self._secret = b""
@@ -77,7 +80,7 @@ class FileStore:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._locked():
+            with self.locked():
                 self._secret = _read_or_make_secret(self._folder / "secret")
         except OSError as error:
             self.reason = f"the folder for uploads cannot be used ({error.strerror}); see --files-folder"
@@ -92,7 +95,7 @@ class FileStore:
         Raises:
             RequestError: 503: there is no room.
         """
-        with self._usable(), self._locked():
+        with self.usable(), self.locked():
             used_bytes, number = self._sweep()
             if used_bytes + nbytes > self._max_bytes or number >= MAX_FILES:
                 raise RequestError(
@@ -114,7 +117,7 @@ class FileStore:
             draft: from `reserve`.
             data: its bytes, a file.
             filename: any text.
-            purpose: one of `PURPOSES`.
+            purpose: one of `PURPOSES`, or `batch_output`.
             age_s: seconds after which it expires.
         """
         file_id = f"file-{secrets.token_hex(16)}"
@@ -122,13 +125,13 @@ class FileStore:
         data.seek(0)
         now = int(time.time())
         file = StoredFile(file_id, filename, purpose, size, now, now + age_s)
-        with self._usable():
+        with self.usable():
             with draft.open("r+b") as opened:
                 opened.write(json.dumps(asdict(file)).encode() + b"\n")
                 shutil.copyfileobj(data, opened, 1 << 20)
                 opened.truncate()
             os.utime(draft, (now, file.expires_at))
-            with self._locked():  # or a sweep that goes on meanwhile may count it under neither name
+            with self.locked():  # or a sweep that goes on meanwhile may count it under neither name
                 draft.rename(draft.with_name(file_id))
         return file
 
@@ -140,7 +143,7 @@ class FileStore:
             RequestError: 404: this owner has no such file, or it has expired.
         """
         missing = RequestError(f"there is no file {file_id[:100]!r}", status=404)
-        with self._usable():
+        with self.usable():
             if not _ID.fullmatch(file_id):
                 raise missing
             try:
@@ -150,7 +153,37 @@ class FileStore:
             with opened:
                 if os.fstat(opened.fileno()).st_mtime <= time.time():
                     raise missing
-                yield StoredFile(**json.loads(opened.readline())), opened
+                yield _read_head(opened), opened
+
+    def hold(self, file_id: str, owner: str, path: Path) -> StoredFile:
+        """Give a file a second name, under which it outlives its deletion; raises as `open` does.
+
+        Args:
+            file_id: of the file.
+            owner: of the file.
+            path: the second name, below the folder; for `open_held`.
+        """
+        with self.open(file_id, owner) as (file, opened):
+            try:
+                os.link(self._folder / owner / file_id, path)
+            except OSError:  # deleted just now, or on a file system without links
+                opened.seek(0)
+                with path.open("xb") as copy:
+                    shutil.copyfileobj(opened, copy, 1 << 20)
+            return file
+
+    @staticmethod
+    @contextlib.contextmanager
+    def open_held(path: Path) -> Iterator[IO[bytes]]:
+        """A file by its second name, open at the beginning of its bytes."""
+        with path.open("rb") as opened:
+            _read_head(opened)
+            yield opened
+
+    def has_room(self) -> bool:
+        """Whether the folder is less full than it may be."""
+        with self.usable(), self.locked():
+            return self._sweep()[0] < self._max_bytes
 
     def get(self, file_id: str, owner: str) -> StoredFile:
         """What is known of a file; raises as `open` does."""
@@ -165,7 +198,7 @@ class FileStore:
     def list(self, owner: str) -> list[StoredFile]:
         """All files of an owner, the newest first."""
         found = []
-        with self._usable(), contextlib.suppress(FileNotFoundError):
+        with self.usable(), contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._folder / owner):
                 with contextlib.suppress(RequestError):  # a draft, expired, or deleted meanwhile
                     found.append(self.get(name, owner))
@@ -174,12 +207,12 @@ class FileStore:
     def delete(self, file_id: str, owner: str) -> None:
         """Delete a file; raises as `open` does."""
         self.get(file_id, owner)
-        with self._usable():
+        with self.usable():
             (self._folder / owner / file_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Delete what has expired."""
-        with self._usable(), self._locked():
+        with self.usable(), self.locked():
             self._sweep()
 
     def sign(self, file_id: str, owner: str, expires_at: int) -> str:
@@ -212,10 +245,14 @@ class FileStore:
         return hmac.new(self._secret, f"url {name}".encode(), hashlib.sha256).hexdigest()
 
     def _sweep(self) -> tuple[int, int]:
-        """Delete what has expired; bytes and number of the files that remain. Only with the lock."""
+        """Delete what has expired; bytes of all that remains and number of files. Only with the lock."""
         now = time.time()
-        used_bytes = number = 0
-        owners = [entry.path for entry in os.scandir(self._folder) if entry.is_dir(follow_symlinks=False)]
+        used_bytes, number = _bytes_below(self.batches_folder), 0
+        owners = [
+            entry.path
+            for entry in os.scandir(self._folder)
+            if entry.is_dir(follow_symlinks=False) and entry.name != BATCHES
+        ]
         for owner in owners:
             for entry in list(os.scandir(owner)):
                 with contextlib.suppress(FileNotFoundError):  # deleted just now
@@ -231,13 +268,14 @@ class FileStore:
         return used_bytes, number
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Alone among all processes that use the folder."""
         with open(self._folder / "lock", "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @contextlib.contextmanager
-    def _usable(self) -> Iterator[None]:
+    def usable(self) -> Iterator[None]:
         """Say in a 503 what is wrong with the folder."""
         if self.reason:
             raise RequestError(self.reason, status=503)
@@ -247,6 +285,23 @@ class FileStore:
             raise RequestError(
                 f"the folder for uploads cannot be used now ({error.strerror})", status=503
             ) from error
+
+
+def _read_head(opened: IO[bytes]) -> StoredFile:
+    return StoredFile(**json.loads(opened.readline()))
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of all files in a folder, each once, without those that have a name elsewhere and count there."""
+    names_of: Counter[int] = Counter()  # by inode
+    stats: dict[int, os.stat_result] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # deleted just now
+                stat = os.lstat(os.path.join(parent, name))
+                names_of[stat.st_ino] += 1
+                stats[stat.st_ino] = stat
+    return sum(stat.st_size for inode, stat in stats.items() if stat.st_nlink == names_of[inode])
 
 
 def _private(path: str, flags: int) -> int:

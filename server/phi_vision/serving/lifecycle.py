@@ -13,7 +13,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from starlette.datastructures import State
@@ -21,6 +21,7 @@ from vllm.config import VllmConfig
 from vllm.engine.protocol import EngineClient
 
 from phi_vision.errors import RequestError
+from phi_vision.serving.batch_places import BatchPlaces
 
 RETRY_AFTER_S = 2
 PROBE_INTERVAL_S = 1.0
@@ -50,14 +51,22 @@ class Lifecycle:
     Args:
         engine: vLLM's client of the engine.
         state: the application's; vLLM puts its `server` there.
-        max_requests: requests at work or waiting at most.
+        max_requests: requests at work or waiting at most; lines of batches do not count.
         shutdown_timeout_s: time that they get to finish after a signal.
+        batch_places: lines of batches at work at most.
     """
 
     def __init__(
-        self, engine: EngineClient, state: State, max_requests: int, shutdown_timeout_s: float
+        self,
+        engine: EngineClient,
+        state: State,
+        max_requests: int,
+        shutdown_timeout_s: float,
+        batch_places: int = 1,
     ) -> None:
         self.max_requests = max_requests
+        self.batch_places = BatchPlaces(batch_places, lambda: self._in_flight)
+        self.at_stop: list[Callable[[], Awaitable[None]]] = []  # what gives up its work at the first signal
         self._engine = engine
         self._state = state
         self._shutdown_timeout_s = shutdown_timeout_s
@@ -89,6 +98,12 @@ class Lifecycle:
             yield
         finally:
             self._in_flight -= 1
+            self.batch_places.hand_out()
+
+    async def serving(self) -> None:
+        """Wait until the server accepts connections."""
+        while not getattr(getattr(self._state, "server", None), "started", False):
+            await asyncio.sleep(0.05)
 
     @property
     def alive(self) -> bool:
@@ -132,6 +147,7 @@ class Lifecycle:
             self._stop_at = time.monotonic()
 
     async def _stop(self, server: uvicorn.Server) -> None:
+        giving_up = [asyncio.ensure_future(give_up()) for give_up in self.at_stop]
         while self._in_flight and time.monotonic() < (self._stop_at or 0):
             await asyncio.sleep(0.05)
         if self._in_flight:
@@ -141,6 +157,8 @@ class Lifecycle:
             give_up_at = time.monotonic() + _ABORT_GRACE_S
             while self._in_flight and time.monotonic() < give_up_at:
                 await asyncio.sleep(0.05)
+        if giving_up:
+            await asyncio.wait(giving_up, timeout=_ABORT_GRACE_S)
         while not server.started:  # told to exit before, uvicorn leaves its sockets open
             await asyncio.sleep(0.01)
         server.should_exit = True  # vLLM then stops the engine, which is idle, and returns

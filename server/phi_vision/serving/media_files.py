@@ -7,8 +7,10 @@ import time
 import weakref
 
 from phi_vision.errors import RequestError
+from phi_vision.serving.batch_places import is_batch_line
 
 FILES_BUDGET_BYTES = 1 << 30  # of files that wait for a worker; more at once is overload
+_BATCH_BUDGET_BYTES = 1 << 28  # of those that lines of batches bring
 _BUDGET_TIMEOUT_S = 10
 
 
@@ -23,6 +25,19 @@ class MediaFile:
     def __init__(self, data: bytes, budget: FileBudget) -> None:
         self.data = data
         budget.files.add(self)
+
+
+class FileBudgets:
+    """One for the requests of clients, and a smaller one for batches, whose files keep no client waiting."""
+
+    def __init__(self) -> None:
+        self._of_clients = FileBudget()
+        self._of_batches = FileBudget(_BATCH_BUDGET_BYTES)
+
+    @property
+    def current(self) -> FileBudget:
+        """That of the HTTP request at hand."""
+        return self._of_batches if is_batch_line.get() else self._of_clients
 
 
 class FileBudget:

@@ -22,7 +22,7 @@ from phi_vision.media.worker_pool import WorkerPool
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit, CropPolicy, Detail
 from phi_vision.serving.files import FileStore
-from phi_vision.serving.media_files import FileBudget, MediaFile
+from phi_vision.serving.media_files import FileBudgets, MediaFile
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Pictures:
         self._files = files
         self._max_pictures = max_pictures
         self._pool = pool
-        self._budget = FileBudget()
+        self._budgets = FileBudgets()
 
     def share(self) -> DecodeShare:
         """The share of the workers that a new request has."""
@@ -91,7 +91,7 @@ class Pictures:
         Raises:
             RequestError: 429, after some time.
         """
-        await self._budget.wait_for_capacity()
+        await self._budgets.current.wait_for_capacity()
 
     async def read(self, url: str, param: str) -> MediaFile:
         """As `open`, at once."""
@@ -99,7 +99,7 @@ class Pictures:
             if (signed := self._files.signed(url)) is not None:
                 return await self.read_upload(*signed, param)
             try:
-                return MediaFile(await self._sources.read(url), self._budget)
+                return MediaFile(await self._sources.read(url), self._budgets.current)
             except FetchRefused as error:
                 raise _unreadable(error, param) from error
 
@@ -110,7 +110,7 @@ class Pictures:
             RequestError: 404: this owner has none of that id.
         """
         with naming(param):
-            return MediaFile(await asyncio.to_thread(self._files.read, file_id, owner), self._budget)
+            return MediaFile(await asyncio.to_thread(self._files.read, file_id, owner), self._budgets.current)
 
     async def count_pages(
         self, file: MediaFile, share: DecodeShare | None = None, param: str = "file"

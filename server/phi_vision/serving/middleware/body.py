@@ -94,7 +94,7 @@ class BodyLimits:
         Raises:
             RequestError: it is no JSON object or exceeds a limit, naming the field.
         """
-        body = _parsed(raw)
+        body = parse_object(raw)
         check_shape(body)
         found = _survey(body, surrogates=b"\\ud" in raw or b"\\uD" in raw)
         if (total := sum(found.other_chars.values())) > MAX_OTHER_CHARS:
@@ -128,7 +128,12 @@ def _longest(texts: Iterable[_Text]) -> str:
     return str(max(texts, key=lambda found: len(found.text)).path)
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object, if it has few enough values that parsing it takes little memory.
+
+    Raises:
+        RequestError: it is none, or has too many values.
+    """
     if sum(raw.count(sign) for sign in (b"[", b"{", b",")) > MAX_JSON_VALUES:
         raise RequestError(f"the JSON has more than {MAX_JSON_VALUES} values")
     try:

@@ -267,7 +267,7 @@ def _too_large(max_bytes: int) -> RequestError:
 def _purpose(purpose: Any) -> str:
     if purpose not in (None, *PURPOSES):
         raise RequestError(
-            f"purpose is one of {', '.join(PURPOSES)}: files are read here, for nothing else", param="purpose"
+            f"purpose is one of {', '.join(PURPOSES)}; nothing is trained here", param="purpose"
         )
     return purpose or PURPOSES[0]
 
