@@ -172,6 +172,16 @@ def test_a_batch_is_kept_as_long_as_its_files(stores: Stores) -> None:
     assert stores.batches.of_owner(stores.owner) == []
 
 
+def test_a_batch_that_cannot_be_read_hides_no_other(stores: Stores) -> None:
+    batches = [stores.add() for _ in range(3)]
+    (stores.batches.folder(batches[0]) / "batch.json").write_text('{"id": "x", "of_another_version": 1}')
+    (stores.batches.folder(batches[1]) / "batch.json").write_bytes(b"\0")
+    stores.batches.sweep()
+    assert stores.batches.unended() == stores.batches.of_owner(stores.owner) == [batches[2]]
+    with pytest.raises(RequestError, match="no batch"):
+        stores.batches.get(batches[0].id, stores.owner)
+
+
 def test_what_a_crash_leaves_of_a_new_batch_is_deleted(stores: Stores) -> None:
     folder = stores.batches.folder(stores.add()).parent
     for name in ("draft-old", "draft-new"):

@@ -271,7 +271,11 @@ class BatchStore:
 
 
 def _read(folder: Path) -> Batch:
-    batch = Batch(**json.loads((folder / _STATE).read_bytes()))
+    """Raises FileNotFoundError where there is no batch, or none that this version can read."""
+    try:
+        batch = Batch(**json.loads((folder / _STATE).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise FileNotFoundError(f"{folder} is no batch of this version") from error
     if not batch.has_ended and (cancelling_at := _cancelling_at(folder)):
         return replace(batch, status="cancelling", cancelling_at=cancelling_at)
     return batch
