@@ -118,11 +118,11 @@ class FileAsk(AnyServerAsk[Input]):
 
     async def _page(self, server: Server, known: _Known, given: Input) -> dict[str, Any] | None:
         """None where the server has no such route."""
-        body = {"model": known.model, **_document(given), "confidence_scores_granularity": "word"}
+        body = {"model": known.model, **given.document, "confidence_scores_granularity": "word"}
         try:
             reply = await self._post(server, "/ocr", body)
         except ItemError as error:
-            if error.status == 405 or (error.status == 404 and not _names_a_field(error.body)):
+            if error.status is not None and exchange.lacks_route(error.status, error.body):
                 known.has_ocr = False
                 return None
             raise
@@ -177,16 +177,3 @@ class LineAsk(AnyServerAsk[_Line]):
         if not isinstance(request_id, str):
             request_id = uuid.uuid4().hex
         return {"status_code": 200, "request_id": request_id, "body": reply.body}
-
-
-def _document(given: Input) -> dict[str, Any]:
-    """The fields of an OCR request that say what to read."""
-    kind = "image_url" if given.num_pages is None else "document_url"
-    pages = {} if given.page is None else {"pages": [given.page - 1]}
-    return {"document": {"type": kind, kind: given.url}, **pages}
-
-
-def _names_a_field(body: Mapping[str, Any] | None) -> bool:
-    """Whether an error is about a field of the request: then its route is there."""
-    error = (body or {}).get("error")
-    return isinstance(error, dict) and error.get("param") is not None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from phi_vision.batch.sending import Reply
 from phi_vision.batch.work import ItemError
+from phi_vision.client import ocr
 from phi_vision.client.exchange import field, not_understood
-from phi_vision.client.text import one_line
+from phi_vision.client.ocr import NotRead
 from phi_vision.documents import confidence
 from phi_vision.documents.answers import Answer, status_of
 from phi_vision.documents.readings import reading_of
 
-_STATUSES = ("complete", "truncated", "repetition", "blank")
 _NULL = type(None)
 
 
@@ -26,24 +27,11 @@ def of_page(reply: Reply) -> dict[str, Any]:
     pages = field(reply.body, "pages", list)
     if len(pages) != 1:
         raise ItemError(f"it has {len(pages)} pages; name one", cause="unreadable")
-    page = pages[0]
-    status = field(page, "status", str, _NULL) or "complete"  # other servers of this shape have none
-    if status not in _STATUSES:
-        reason = one_line(field(page, "error", str, _NULL) or "the model gives no text")
-        raise ItemError(f"the page was not read: {reason}", cause="not read")
-    scores = field(page, "confidence_scores", dict, _NULL) or {}
-    words = field(scores, "word_confidence_scores", list, _NULL)
-    return {
-        "text": field(page, "markdown", str),
-        "status": status,
-        "model": field(reply.body, "model", str),
-        "confidence": _share(scores, "average_page_confidence_score") if scores else None,
-        "words": None if words is None else [_word(word) for word in words],
-        "usage": _usage(page),
-        "rotation": field(page, "rotation", int, _NULL),
-        "tiles": field(page, "tiles", int, _NULL),
-        "attempts": field(page, "attempts", list, _NULL),
-    }
+    try:
+        page = ocr.page_in(pages[0])
+    except NotRead as error:
+        raise ItemError(str(error), cause="not read") from error
+    return {"model": field(reply.body, "model", str), **asdict(page)}
 
 
 def of_chat(reply: Reply, *, is_page: bool) -> dict[str, Any]:
@@ -71,7 +59,7 @@ def of_chat(reply: Reply, *, is_page: bool) -> dict[str, Any]:
     if is_page:
         reading = reading_of(answer)
         text, tokens, status = reading.text, reading.tokens, reading.status
-    if status not in _STATUSES:
+    if status not in ocr.READ:
         raise ItemError("the model gives no text", cause="not read")
     words = confidence.words(text, tokens)
     scores = confidence.of_words(words)
@@ -81,30 +69,11 @@ def of_chat(reply: Reply, *, is_page: bool) -> dict[str, Any]:
         "model": field(reply.body, "model", str),
         "confidence": None if scores is None else scores.average,
         "words": [[word.text, word.confidence, word.start_index] for word in words] if tokens else None,
-        "usage": _usage(reply.body),
+        "usage": ocr.usage_in(reply.body),
         "rotation": None,
         "tiles": None,
         "attempts": None,
     }
-
-
-def _word(word: Any) -> list[Any]:
-    return [field(word, "text", str), _share(word, "confidence"), field(word, "start_index", int)]
-
-
-def _share(holder: Any, name: str) -> float:
-    value = field(holder, name, float, int)
-    if not 0 <= value <= 1:
-        not_understood(f"{name!r} is not between 0 and 1")
-    return float(value)
-
-
-def _usage(holder: Any) -> dict[str, int] | None:
-    """Tokens, where the server counts them."""
-    usage = field(holder, "usage", dict, _NULL)
-    if usage is None:
-        return None
-    return {name: field(usage, name, int) for name in ("prompt_tokens", "completion_tokens")}
 
 
 def _log_probabilities(choice: Any) -> list[tuple[str, float]]:

@@ -110,10 +110,7 @@ def _error(endpoint: Endpoint, response: httpx.Response, body: bytes) -> Excepti
         return Broke(f"the server gave the request up: {message}")
     if status == 401 or response.has_redirect_location:
         return endpoint.refusal(response, message)
-    try:
-        said = exchange.json_object(body)
-    except PhiVisionError:
-        said = None
+    said = exchange.error_object(body)
     if 400 <= status < 500:
         return ItemError(f"the server refused: {message}", cause="refused", status=status, body=said)
     return ItemError(

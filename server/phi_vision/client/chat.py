@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 
-from phi_vision.client import exchange
+from phi_vision.client import exchange, sending
 from phi_vision.client.exchange import (
     CONNECT_TIMEOUT_S,
     NUMBER,
@@ -21,40 +21,39 @@ from phi_vision.client.exchange import (
     json_object,
     not_understood,
 )
+from phi_vision.client.sending import Retry
 from phi_vision.client.text import one_line
+from phi_vision.documents.answers import ENDS, Status
 from phi_vision.errors import PhiVisionError
 
-MAX_BODY_BYTES = 1 << 20  # of an answer that is no stream, and of one line of a stream
+MAX_LINE_BYTES = 1 << 20  # of a stream
 MAX_STREAM_BYTES = 64 << 20  # a full context, a token in each event
 _SILENCE_TIMEOUT_S = 600.0
-_ANSWER_TIMEOUT_S = 7200.0
-
-
-@dataclass(frozen=True)
-class Retry:
-    """What to do where a server is busy (429) or not ready (503) and says when to come back.
-
-    Args:
-        max_wait_s: waits of one request together; 0 for none.
-        on_wait: called with the server's message and the seconds until the next attempt.
-        sleep: waits.
-    """
-
-    max_wait_s: float = 300.0
-    on_wait: Callable[[str, float], None] = lambda message, wait_s: None
-    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, with what the server says it used."""
+    """What came back, with what the server says it used.
+
+    Args:
+        text: of the answer.
+        model: that answered.
+        finish_reason: of a chat.
+        status: of the text; None where a chat ended in a way that only its server knows.
+        usage: tokens.
+        num_crops: one a picture; None where the server does not say.
+        image_tokens: likewise.
+        reading: what is said of a page that was read, beside its status.
+    """
 
     text: str
     model: str
-    finish_reason: str
+    finish_reason: str | None
+    status: Status | None
     usage: dict[str, Any] | None
-    num_crops: list[int | None]  # one a picture; None where the server does not say
+    num_crops: list[int | None]
     image_tokens: list[int | None]
+    reading: Mapping[str, Any] = MappingProxyType({})
 
 
 def served_models(endpoint: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> list[str]:
@@ -114,7 +113,7 @@ def ask(
     }
     pieces: list[str] = []
     answered_by, finish_reason, usage = "", None, None
-    with _exchange(
+    with sending.sent(
         endpoint, "POST", "/chat/completions", body, _SILENCE_TIMEOUT_S, retry or Retry()
     ) as response:
         num_crops = _numbers(response, "x-phi-vision-num-crops", pictures)
@@ -135,69 +134,13 @@ def ask(
                     on_text(piece)
     if finish_reason is None:
         raise PhiVisionError("the server broke off before the answer's end")
-    return Answer("".join(pieces), answered_by, finish_reason, usage, num_crops, image_tokens)
+    status = ENDS.get(finish_reason)
+    return Answer("".join(pieces), answered_by, finish_reason, status, usage, num_crops, image_tokens)
 
 
 def _get(endpoint: Endpoint, path: str, timeout_s: float) -> dict[str, Any]:
-    with _exchange(endpoint, "GET", path, timeout_s=timeout_s) as response:
-        return json_object(_read(response))
-
-
-@contextmanager
-def _exchange(
-    endpoint: Endpoint,
-    method: str,
-    path: str,
-    body: Any = None,
-    timeout_s: float = CONNECT_TIMEOUT_S,
-    retry: Retry | None = None,
-) -> Iterator[httpx.Response]:
-    """One request, sent again as `retry` says; the response is good and not read yet."""
-    url, headers = endpoint.url(path), endpoint.headers
-    timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-    left_s = retry.max_wait_s if retry is not None else 0.0
-    try:
-        with httpx.Client(trust_env=endpoint.named, timeout=timeout) as client:
-            while True:
-                with client.stream(method, url, headers=headers, json=body) as response:
-                    is_busy = response.status_code in (429, 503)
-                    wait_s = exchange.retry_after_s(response) if is_busy else None
-                    if retry is None or wait_s is None or wait_s > left_s:
-                        _check(endpoint, response)
-                        yield response
-                        return
-                    message = _error_message(response)
-                left_s -= wait_s
-                retry.on_wait(message, wait_s)
-                retry.sleep(wait_s)
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError, OverflowError) as error:
-        raise endpoint.no_address() from error
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise Unreachable(f"no server answers at {one_line(endpoint.base_url)}") from error
-    except httpx.HTTPError as error:
-        raise PhiVisionError(f"the exchange with the server failed: {type(error).__name__}") from error
-
-
-def _check(endpoint: Endpoint, response: httpx.Response) -> None:
-    exchange.check_encoding(response)
-    if response.status_code != 200:
-        raise endpoint.refusal(response, _error_message(response))
-
-
-def _error_message(response: httpx.Response) -> str:
-    try:
-        return exchange.error_message(response, _read(response))
-    except PhiVisionError:
-        return f"HTTP status {response.status_code}"
-
-
-def _read(response: httpx.Response) -> bytes:
-    body = bytearray()
-    for chunk in response.iter_raw():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            not_understood("it is too large")
-    return bytes(body)
+    with sending.sent(endpoint, "GET", path, timeout_s=timeout_s) as response:
+        return sending.whole_json(response)
 
 
 def _events(response: httpx.Response) -> Iterator[bytes]:
@@ -216,7 +159,7 @@ def _events(response: httpx.Response) -> Iterator[bytes]:
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
     line, total = bytearray(), 0
-    give_up_at = time.monotonic() + _ANSWER_TIMEOUT_S
+    give_up_at = time.monotonic() + sending.ANSWER_TIMEOUT_S
     for chunk in response.iter_raw():
         total += len(chunk)
         if total > MAX_STREAM_BYTES or time.monotonic() > give_up_at:
@@ -226,7 +169,7 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
         for piece in more:
             yield bytes(line).removesuffix(b"\r")
             line = bytearray(piece)
-        if len(line) > MAX_BODY_BYTES:
+        if len(line) > MAX_LINE_BYTES:
             not_understood("a line of it is too long")
     yield from (bytes(line), b"")
 

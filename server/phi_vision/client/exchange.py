@@ -104,12 +104,25 @@ def check_encoding(response: httpx.Response) -> None:
         not_understood("it is compressed, which was not asked for")
 
 
+def error_object(body: bytes) -> dict[str, Any] | None:
+    """The JSON of a response that is not 200; None where it is none."""
+    try:
+        return json_object(body)
+    except PhiVisionError:
+        return None
+
+
 def error_message(response: httpx.Response, body: bytes) -> str:
     """What the body of a response that is not 200 says, on one line."""
-    try:
-        return message_of(json_object(body))
-    except PhiVisionError:
-        return f"HTTP status {response.status_code}"
+    said = error_object(body)
+    return f"HTTP status {response.status_code}" if said is None else message_of(said)
+
+
+def lacks_route(status: int, said: Mapping[str, Any] | None) -> bool:
+    """Whether an error means that the server has no such route: if it names a field, the route is there."""
+    error = (said or {}).get("error")
+    names_a_field = isinstance(error, dict) and error.get("param") is not None
+    return status == 405 or (status == 404 and not names_a_field)
 
 
 def message_of(body: dict[str, Any]) -> str:

@@ -43,6 +43,13 @@ class Input:
         file = {"filename": Path(self.name).name, "file_data": self.url, "pages": str(self.page)}
         return {"type": "file", "file": file}
 
+    @property
+    def document(self) -> dict[str, Any]:
+        """The fields of a request to `/v1/ocr` that say what to read."""
+        kind = "image_url" if self.num_pages is None else "document_url"
+        pages = {} if self.page is None else {"pages": [self.page - 1]}
+        return {"document": {"type": kind, kind: self.url}, **pages}
+
 
 def load(name: str) -> Input:
     """Read a picture or document from a file or an http(s) address.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -13,12 +13,13 @@ Status = Literal["complete", "truncated", "repetition", "blank", "failed"]
 which is cut. `blank`: nothing is on the page, the model was not asked. `failed`: no text could be had.
 """
 
-_ENDS: dict[str, Status] = {
+ENDS: Mapping[str, Status] = {
     "stop": "complete",
     "tool_calls": "complete",
     "length": "truncated",
     "repetition": "repetition",
 }
+"""The status by why an answer ended, in vLLM's words."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Answer:
 
 def status_of(answer: Answer) -> Status:
     """How the answer ended. An end that is not known is a failure."""
-    return _ENDS.get(answer.finish_reason, "failed")
+    return ENDS.get(answer.finish_reason, "failed")
 
 
 def cut(tokens: Iterable[Token], start: int, stop: int) -> list[Token]:
