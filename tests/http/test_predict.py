@@ -19,7 +19,7 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.tasks.presets import PRESETS
 
-from tests.support.pdf import Page, pdf
+from tests.support.pdf import Page, pdf, text_page
 from tests.support.serving import Server
 from tests.support.stub_engine import ANSWER
 from tests.support.stub_server import StubServer, stub_program
@@ -41,9 +41,21 @@ def test_json_has_everything(stub: StubServer) -> None:
     result = json.loads(done.stdout)
     assert result["task"] == "ocr" and result["prompt"] == PRESETS["ocr"].prompt
     assert result["model"] == "phi-3.5-vision-demo" and "DEMO" in done.stderr
+    assert result["images"] == [{"name": INVOICE, "width": 800, "height": 600, "crops": None, "tokens": None}]
+    assert result["usage"]["prompt_tokens"] > 1921 and result["usage"]["completion_tokens"] > 0
+    assert result["seconds"] > 0 and (result["text"], result["status"]) == (ANSWER, "complete")
+    assert (
+        (result["rotation"], result["tiles"]) == (0, 1) and result["attempts"] and result["confidence"] > 0.9
+    )
+
+
+def test_json_of_a_chat_has_everything(stub: StubServer) -> None:
+    done = predict(stub, "--image", INVOICE, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
     assert result["images"] == [{"name": INVOICE, "width": 800, "height": 600, "crops": 16, "tokens": 1921}]
     assert result["usage"]["prompt_tokens"] > 1921 and result["usage"]["completion_tokens"] > 0
-    assert result["finish_reason"] and result["seconds"] > 0 and result["text"] == ANSWER
+    assert (result["finish_reason"], result["status"]) == ("stop", "complete")
 
 
 def test_txt_is_the_answer_alone(stub: StubServer) -> None:
@@ -74,12 +86,14 @@ def test_several_pictures_one_by_url(stub: StubServer) -> None:
 
 def test_pages_of_a_pdf_are_read_at_full_crops(stub: StubServer, tmp_path: Path) -> None:
     path = tmp_path / "scan.pdf"
-    path.write_bytes(pdf(Page(), Page(size=(800, 600)), Page(size=(800, 600))))
+    path.write_bytes(pdf(Page(), text_page("HELLO", size=(800, 600)), Page(size=(800, 600))))
     done = predict(stub, "--image", str(path), "--pages", "2-3", "--task", "ocr", "--format", "json")
     assert done.returncode == 0, done.stderr
-    about = {"name": str(path), "pages": 3, "crops": 16, "tokens": 1921}
-    images = [json.loads(line)["images"] for line in done.stdout.splitlines()]
-    assert images == [[{**about, "page": 2}], [{**about, "page": 3}]]
+    read, blank = map(json.loads, done.stdout.splitlines())
+    assert (read["text"], read["status"], read["images"][0]["page"]) == (ANSWER, "complete", 2)
+    assert read["usage"]["prompt_tokens"] > 1921
+    assert (blank["text"], blank["status"], blank["images"][0]["page"]) == ("", "blank", 3)
+    assert "page 3: blank" in done.stderr and "page 2:" not in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["txt", "json"])
@@ -145,5 +159,4 @@ def test_without_a_server_it_starts_its_own_engine(
     assert code == 0, printed
     assert "starting an engine" in printed and "DEMO" in printed
     result = json.loads(output.read_text())
-    assert result["images"][0]["tokens"] == 1921
-    assert result["usage"]["completion_tokens"] > 0
+    assert result["status"] == "complete" and result["usage"]["prompt_tokens"] > 1921

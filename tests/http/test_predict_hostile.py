@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from phi_vision.cli import main, servers, terminal
 from phi_vision.cli import predict as command
-from phi_vision.client import chat, process, text
+from phi_vision.client import chat, process, sending, text
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 
@@ -169,7 +169,7 @@ ODD_STREAMS: dict[str, str | bytes] = {
     "content of numbers": sse(piece(7)) + END,
     "no model": sse({"choices": []}) + END,
     "usage as text": sse(piece("a", "stop", usage="much")) + END,
-    "a line without an end": b"data: " + b"x" * (chat.MAX_BODY_BYTES + 1),
+    "a line without an end": b"data: " + b"x" * (chat.MAX_LINE_BYTES + 1),
     "cut off": sse(piece("half")),
     "empty": b"",
     "done at once": END,
@@ -186,13 +186,13 @@ def test_an_odd_stream_is_one_line(predict: Any, fake: FakeServer, name: str) ->
 def test_an_endless_stream_ends(
     predict: Any, fake: FakeServer, endless: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat, "MAX_STREAM_BYTES", 3 * chat.MAX_BODY_BYTES)
+    monkeypatch.setattr(chat, "MAX_STREAM_BYTES", 3 * chat.MAX_LINE_BYTES)
     fake.reply = itertools.repeat(endless * 10_000)
     refused(predict(), 3, "the server's answer is not understood: ")
 
 
 def test_a_stream_that_drips_ends(predict: Any, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "_ANSWER_TIMEOUT_S", 0)
+    monkeypatch.setattr(sending, "ANSWER_TIMEOUT_S", 0)
     refused(predict(), 3, "it does not end")
 
 
@@ -221,7 +221,7 @@ def test_headers_beyond_all_measure(predict: Any, fake: FakeServer) -> None:
 
 @pytest.mark.parametrize(
     "models",
-    [[1], [{}], [{"id": 7}], {"id": "x"}, None, [{"id": "x" * chat.MAX_BODY_BYTES}]],
+    [[1], [{}], [{"id": 7}], {"id": "x"}, None, [{"id": "x" * sending.MAX_BODY_BYTES}]],
     ids=lambda models: repr(models)[:20],
 )
 def test_an_odd_list_of_models_is_one_line(predict: Any, fake: FakeServer, models: Any) -> None:
@@ -240,6 +240,35 @@ def test_an_odd_list_of_models_is_one_line(predict: Any, fake: FakeServer, model
 )
 def test_an_odd_base_url_is_one_line(predict: Any, url: str, code: int, said: str) -> None:
     refused(predict(base_url=url), code, said)
+
+
+ODD_PAGES: dict[str, Any] = {
+    "no JSON": "hello",
+    "a list": [],
+    "no pages": {"model": "x"},
+    "no page": {"model": "x", "pages": []},
+    "two pages": {"model": "x", "pages": [{"markdown": "a"}, {"markdown": "b"}]},
+    "no text": {"model": "x", "pages": [{"status": "complete"}]},
+    "text of numbers": {"model": "x", "pages": [{"markdown": 7}]},
+    "no model": {"pages": [{"markdown": "a"}]},
+    "confidence beyond all measure": {
+        "model": "x",
+        "pages": [{"markdown": "a", "confidence_scores": {"average_page_confidence_score": 7}}],
+    },
+    "too large": {"model": "x", "pages": [{"markdown": "a" * sending.MAX_BODY_BYTES}]},
+    "not read": {"model": "x", "pages": [{"markdown": "", "status": "failed", "error": EVIL}]},
+}
+
+
+@pytest.mark.parametrize("name", ODD_PAGES)
+def test_an_odd_page_is_one_line(predict: Any, fake: FakeServer, name: str) -> None:
+    fake.read_pages = [ODD_PAGES[name]]
+    refused(predict("--task", "ocr"), 3, "the page was not read" if name == "not read" else "not understood")
+
+
+def test_a_page_is_harmless_at_a_terminal(predict: Any, fake: FakeServer) -> None:
+    fake.read_pages = [{"model": "x", "pages": [{"markdown": EVIL}]}]
+    assert predict("--task", "ocr") == (0, f"{HARMLESS}\n", "")
 
 
 # Names and keys
@@ -274,7 +303,7 @@ BUSY, STARTING = ("429 Busy", {"Retry-After": "2"}), ("503 Starting", {"Retry-Af
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What `predict` would have slept, in seconds."""
     waits: list[float] = []
-    monkeypatch.setattr(command, "Retry", partial(chat.Retry, sleep=waits.append))
+    monkeypatch.setattr(command, "Retry", partial(sending.Retry, sleep=waits.append))
     return waits
 
 
@@ -302,7 +331,7 @@ def test_waiting_for_a_busy_server_ends(predict: Any, fake: FakeServer, slept: l
     fake.refusals = [("429 Busy", {"Retry-After": "140"})] * 9
     code, _, said = predict()
     assert code == 2 and said.endswith("the server refused: busy\n")
-    assert slept == [140, 140] and chat.Retry().max_wait_s == 300
+    assert slept == [140, 140] and sending.Retry().max_wait_s == 300
 
 
 @pytest.mark.parametrize("value", [None, "", "soon", "-1", "1.5", "9999999", "1" * 5000, EVIL[:8]])

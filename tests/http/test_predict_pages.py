@@ -12,7 +12,7 @@ import pytest
 from phi_vision.cli import main
 from phi_vision.limits import Limits
 
-from tests.support.hostile_server import FakeServer, answer
+from tests.support.hostile_server import END, FakeServer, answer, piece, sse
 from tests.support.pdf import Page, encrypted, pdf
 from tests.support.pictures import encoded, reference_picture
 
@@ -98,7 +98,7 @@ def test_the_pages_before_one_that_fails_are_kept(
 ) -> None:
     output = tmp_path / "answer"
     replies = iter([answer("alpha"), answer("omega")])
-    monkeypatch.setattr(fake, "next_reply", lambda: next(replies, b""))
+    monkeypatch.setattr(fake, "next_reply", lambda path: next(replies, b""))
     code, out, err = predict(THREE_PAGES, flags=("--output", str(output), "--format", kind))
     assert code == 3 and not out
     assert err.splitlines()[-2:] == [
@@ -107,6 +107,86 @@ def test_the_pages_before_one_that_fails_are_kept(
     ]
     kept = output.read_text()
     assert kept.count("alpha") == kept.count("omega") == 1
+
+
+def page(text: str, **more: Any) -> dict[str, Any]:
+    """An answer of `/v1/ocr`."""
+    usage = {"prompt_tokens": 2000, "completion_tokens": 9}
+    known = {"status": "complete", "rotation": 0, "tiles": 1, "attempts": [], "usage": usage}
+    scores = {"average_page_confidence_score": 0.75, "minimum_page_confidence_score": 0.5}
+    return {"model": "x", "pages": [{"markdown": text, **known, "confidence_scores": scores, **more}]}
+
+
+def test_pages_are_read_where_the_server_does_that(predict: Any, fake: FakeServer, tmp_path: Path) -> None:
+    fake.read_pages = [page("alpha"), page("", status="blank"), page("omega", status="truncated")]
+    code, out, err = predict(THREE_PAGES)
+    heading = f"--- {tmp_path / 'scan0.pdf'}, page {{}} of 3 ---\n".format
+    assert (code, out) == (0, f"{heading(1)}alpha\n{heading(2)}\n{heading(3)}omega\n")
+    assert err.splitlines() == [
+        "phi-vision: page 1, 1 of 3",
+        "phi-vision: page 2, 2 of 3",
+        "phi-vision: page 2: blank",
+        "phi-vision: page 3, 3 of 3",
+        "phi-vision: page 3: truncated",
+    ]
+    url = f"data:application/pdf;base64,{base64.b64encode(THREE_PAGES).decode()}"
+    assert [asked["pages"] for asked in fake.asked] == [[0], [1], [2]]
+    for asked in fake.asked:
+        assert asked["document"] == {"type": "document_url", "document_url": url}
+        assert asked["model"] == "mine:ocr"
+
+
+def test_what_is_said_of_a_page_is_in_its_json(predict: Any, fake: FakeServer) -> None:
+    fake.read_pages = [page("alpha", rotation=90, attempts=[{"purpose": "read"}])]
+    code, out, _ = predict(THREE_PAGES, flags=("--pages", "2", "--format", "json"))
+    result = json.loads(out)
+    assert code == 0 and (result["text"], result["status"]) == ("alpha", "complete")
+    assert (result["rotation"], result["tiles"], result["confidence"]) == (90, 1, 0.75)
+    assert result["attempts"] == [{"purpose": "read"}]
+    assert result["usage"] == {"prompt_tokens": 2000, "completion_tokens": 9}
+
+
+def test_a_picture_is_a_page(predict: Any, fake: FakeServer, tmp_path: Path) -> None:
+    fake.read_pages = [page("alpha", status="repetition")]
+    data = encoded(PICTURE)
+    name = tmp_path / "scan0.pdf"
+    assert predict(data) == (0, "alpha\n", f"phi-vision: {name}: repetition\n")
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    assert fake.asked[0]["document"] == {"type": "image_url", "image_url": url}
+    assert "pages" not in fake.asked[0]
+
+
+@pytest.mark.parametrize(("count", "flags"), [(2, ()), (1, ("--prompt", "Read it."))])
+def test_what_is_no_page_is_asked_about(
+    predict: Any, fake: FakeServer, count: int, flags: tuple[str, ...]
+) -> None:
+    fake.read_pages = [page("alpha")]
+    fake.headers["x-phi-vision-num-crops"] = ",".join(["4"] * count)
+    fake.headers["x-phi-vision-image-tokens"] = ",".join(["757"] * count)
+    assert predict(*[encoded(PICTURE)] * count, flags=flags)[:2] == (0, "hello\n")
+    assert "messages" in fake.asked[0]
+
+
+def test_a_server_that_reads_no_pages_is_asked_once(predict: Any, fake: FakeServer) -> None:
+    code, out, _ = predict(THREE_PAGES, flags=("--format", "json"))
+    assert code == 0 and fake.num_not_found == 1 and len(files_asked(fake)) == 3
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["complete"] * 3
+
+
+def test_a_404_that_names_a_field_is_a_refusal(predict: Any, fake: FakeServer) -> None:
+    fake.read_pages, fake.status = [], "404 Not Found"
+    fake.reply = json.dumps({"error": {"message": "no such model", "param": "model"}})
+    assert predict(THREE_PAGES, flags=("--pages", "1")) == (
+        2,
+        "",
+        "phi-vision predict: the server refused: no such model\n",
+    )
+    assert len(fake.asked) == 1
+
+
+def test_a_chat_that_was_cut_says_so(predict: Any, fake: FakeServer) -> None:
+    fake.reply = sse(piece("half"), piece("", "length")) + END
+    assert predict(THREE_PAGES, flags=("--pages", "2")) == (0, "half\n", "phi-vision: page 2: truncated\n")
 
 
 @pytest.mark.parametrize(

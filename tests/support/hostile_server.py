@@ -27,19 +27,21 @@ def answer(content: str) -> str:
 class FakeServer:
     """Serves `models`, and `tasks` if it has any; answers a chat with `reply`, byte for byte.
 
-    While there are `refusals`, each a status and headers, it answers with the next of these. Keeps what it
-    was sent.
+    It has `/v1/ocr` if it has `read_pages`: what that answers, in order. While there are `refusals`, each a
+    status and headers, it answers with the next of these. Keeps what it was sent.
     """
 
     def __init__(self) -> None:
         self.models: list[Any] = [{"id": "mine"}, {"id": "mine:caption"}, {"id": "mine:ocr"}]
         self.tasks: list[Any] | None = None
+        self.read_pages: list[Any] | None = None
         self.refusals: list[tuple[str, dict[str, str]]] = []
         self.status = "200 OK"
         self.headers: dict[str, str] = {"Content-Type": "text/event-stream"}
         self.reply: Iterable[bytes] | bytes | str = answer("hello")
         self.keys: list[str | None] = []
         self.asked: list[dict[str, Any]] = []
+        self.num_not_found = 0  # requests to a route that it does not have
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,11 +56,16 @@ class FakeServer:
 
             def do_POST(self) -> None:
                 fake.keys.append(self.headers["Authorization"])
-                fake.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/v1/ocr" and fake.read_pages is None:
+                    fake.num_not_found += 1
+                    self.send(b"HTTP/1.1 404 Not Found\r\n\r\n", b'{"detail": "Not Found"}')
+                    return
+                fake.asked.append(asked)
                 refused = bool(fake.refusals)
                 status, headers = fake.refusals.pop(0) if refused else (fake.status, fake.headers)
                 head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-                reply = '{"error": {"message": "busy"}}' if refused else fake.next_reply()
+                reply = '{"error": {"message": "busy"}}' if refused else fake.next_reply(self.path)
                 self.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1"), reply)
 
             def send(self, head: bytes, body: Iterable[bytes] | bytes | str) -> None:
@@ -81,8 +88,10 @@ class FakeServer:
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
-    def next_reply(self) -> Iterable[bytes] | bytes | str:
-        """What the next chat is answered with."""
+    def next_reply(self, path: str) -> Iterable[bytes] | bytes | str:
+        """What the next request is answered with."""
+        if path == "/v1/ocr" and self.read_pages:
+            return json.dumps(self.read_pages.pop(0))
         return self.reply
 
     def close(self) -> None:

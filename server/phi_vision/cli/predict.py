@@ -19,10 +19,12 @@ from typing import Any
 
 from phi_vision.cli.servers import find_servers
 from phi_vision.cli.terminal import exit_on_signals, print_status
-from phi_vision.client.chat import Answer, Retry, ask, served_tasks
+from phi_vision.client.chat import Answer, ask, served_tasks
 from phi_vision.client.exchange import Endpoint, model_for
 from phi_vision.client.images import Input, choose_pages, load
+from phi_vision.client.ocr import read_page
 from phi_vision.client.output import check_writable, write_whole
+from phi_vision.client.sending import NoSuchRoute, Retry
 from phi_vision.client.text import one_line, visible
 from phi_vision.errors import UsageError
 from phi_vision.planning.hardware import find_device
@@ -58,18 +60,24 @@ def _predict(options: argparse.Namespace) -> None:
         with find_servers([options.base_url] if options.base_url else [], options.device) as found:
             (endpoint,) = found.endpoints
             model = model_for(options.task, served_tasks(endpoint), endpoint)
+            reads_pages = options.task == "ocr" and not options.prompt and len(requests[0]) == 1
             for number, inputs in enumerate(requests, 1):
                 heading = _heading(inputs) if len(requests) > 1 else ""
                 if heading:
                     print_status(f"page {inputs[0].page}, {number} of {len(requests)}")
                 if streams:
                     _print(heading)
-                answer = _ask(endpoint, model, options.prompt, inputs, streams=streams)
+                answer = _read(endpoint, model, inputs[0], streams=streams) if reads_pages else None
+                if answer is None:
+                    reads_pages = False
+                    answer = _ask(endpoint, model, options.prompt, inputs, streams=streams)
                 if number == 1 and answer.model == PHI_3_5_VISION.demo_name:
                     print_status(
                         "answered by the DEMO model: it reads printed capitals and names plain shapes, "
                         "nothing else"
                     )
+                if answer.status not in ("complete", None):
+                    print_status(f"{_what(inputs)}: {answer.status}")
                 if streams:
                     continue
                 now_s = time.perf_counter()
@@ -101,6 +109,13 @@ def _heading(inputs: Sequence[Input]) -> str:
     return f"--- {one_line(page.name)}, page {page.page} of {page.num_pages} ---\n"
 
 
+def _what(inputs: Sequence[Input]) -> str:
+    """What an answer is about, in a few words."""
+    if inputs[0].num_pages is not None:
+        return f"page {inputs[0].page}"
+    return one_line(inputs[0].name) if len(inputs) == 1 else "the answer"
+
+
 def _as_json(inputs: Sequence[Input], answer: Answer, options: argparse.Namespace, seconds: float) -> str:
     """The answer with all that is known of it; that of a document's page is one line."""
     result = {
@@ -114,6 +129,8 @@ def _as_json(inputs: Sequence[Input], answer: Answer, options: argparse.Namespac
         ],
         "usage": answer.usage,
         "finish_reason": answer.finish_reason,
+        "status": answer.status,
+        **(answer.reading or {}),
         "seconds": round(seconds, 3),
     }
     indent = None if inputs[0].num_pages else 2
@@ -129,6 +146,17 @@ def _described(given: Input, crops: int | None, tokens: int | None) -> dict[str,
     return {**about, "crops": crops, "tokens": tokens}
 
 
+def _read(endpoint: Endpoint, model: str, given: Input, *, streams: bool) -> Answer | None:
+    """Have a page read, and show its text if asked to; None where the server does not read pages."""
+    try:
+        answer = read_page(endpoint, model, given, _retry())
+    except NoSuchRoute:
+        return None
+    if streams:
+        _print(answer.text + "\n")
+    return answer
+
+
 def _ask(
     endpoint: Endpoint, model: str, prompt: str | None, inputs: Sequence[Input], *, streams: bool
 ) -> Answer:
@@ -136,9 +164,8 @@ def _ask(
     content = [given.part for given in inputs]
     if prompt:
         content.append({"type": "text", "text": prompt})
-    retry = Retry(on_wait=lambda message, wait_s: print_status(f"{message}; trying again in {wait_s:.0f} s"))
     if not streams:
-        return ask(endpoint, model, content, len(inputs), retry=retry)
+        return ask(endpoint, model, content, len(inputs), retry=_retry())
     shown = False
 
     def show(piece: str) -> None:
@@ -147,13 +174,17 @@ def _ask(
         _print(piece)
 
     try:
-        answer = ask(endpoint, model, content, len(inputs), show, retry)
+        answer = ask(endpoint, model, content, len(inputs), show, _retry())
     except BaseException:
         if shown:
             _print("\n")
         raise
     _print("\n")
     return answer
+
+
+def _retry() -> Retry:
+    return Retry(on_wait=lambda message, wait_s: print_status(f"{message}; trying again in {wait_s:.0f} s"))
 
 
 def _print(text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -43,7 +42,7 @@ class Answer:
         usage: tokens.
         num_crops: one a picture; None where the server does not say.
         image_tokens: likewise.
-        reading: what is said of a page that was read, beside its status.
+        reading: what else is said of a page that was read; None of a chat.
     """
 
     text: str
@@ -53,7 +52,7 @@ class Answer:
     usage: dict[str, Any] | None
     num_crops: list[int | None]
     image_tokens: list[int | None]
-    reading: Mapping[str, Any] = MappingProxyType({})
+    reading: Mapping[str, Any] | None = None
 
 
 def served_models(endpoint: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> list[str]:
