@@ -32,7 +32,7 @@ from phi_vision.batch.runner import Progress, run
 from phi_vision.batch.servers import Servers
 from phi_vision.batch.work import Counts, Item, Record, TryLater
 from phi_vision.cli.servers import Found, find_servers
-from phi_vision.cli.terminal import exit_on_signals, on_signals, print_status
+from phi_vision.cli.terminal import exit_on_signals, on_signals, print_passing, print_status
 from phi_vision.client.text import one_line
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.planning.hardware import find_device
@@ -244,8 +244,8 @@ def _shown(items: Iterable[Item]) -> Iterator[Item]:
     """The same, counted on a terminal: to open many documents takes a while."""
     number = 0
     for number, item in enumerate(items, 1):
-        if number % _SHOWN_EVERY == 0 and sys.stderr.isatty():
-            print_status(f"{number:,} found", end="\r")
+        if number % _SHOWN_EVERY == 0:
+            print_passing(f"{number:,} found")
         yield item
     if number >= _SHOWN_EVERY:
         print_status(f"{number:,} found")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from phi_vision.cli.terminal import print_status
+from phi_vision.cli.terminal import print_passing, print_status
 from phi_vision.client.chat import served_tasks
 from phi_vision.client.exchange import ApiKeyRequired, Endpoint
-from phi_vision.client.process import ServerProcess, ServerStartError, local_process
+from phi_vision.client.process import ServerProcess, local_process
 from phi_vision.config import ServeConfig
 from phi_vision.errors import PhiVisionError
 from phi_vision.tasks.presets import PRESETS
@@ -57,17 +56,14 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
         yield Found([default])
         return
     started_s = time.monotonic()
+    print_status("no server found; starting an engine")
 
     def on_wait(waited_s: float) -> None:
-        print_status(f"no server found; starting an engine: {waited_s:.0f} s", end="\r")
+        print_passing(f"{waited_s:.0f} s")
 
-    try:
-        with local_process(device, on_wait=on_wait) as (own, endpoint):
-            print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
-            yield Found([endpoint], own)
-    except ServerStartError:
-        print(file=sys.stderr)  # what failed gets a line of its own
-        raise
+    with local_process(device, on_wait=on_wait) as (own, endpoint):
+        print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
+        yield Found([endpoint], own)
 
 
 def _has_our_tasks(endpoint: Endpoint) -> bool:

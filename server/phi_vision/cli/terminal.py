@@ -9,9 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def print_status(text: str, end: str = "\n") -> None:
+def print_status(text: str) -> None:
     """To stderr, beside the answer."""
-    print(f"phi-vision: {text}", end=end, file=sys.stderr, flush=True)
+    print(f"phi-vision: {text}", file=sys.stderr, flush=True)
+
+
+def print_passing(text: str) -> None:
+    """To a terminal, in a line that the next one replaces; a log gets none of it."""
+    if sys.stderr.isatty():
+        print(f"phi-vision: {text}", end="\r", file=sys.stderr, flush=True)
 
 
 @contextmanager
