@@ -6,16 +6,20 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.browser import running_browser
 from tests.support.other_settings import running_other, write_trap
 from tests.support.serving import PATIENCE_S, Server, running_server
 from tests.support.stub_server import MINE, QUEUE, YOURS, StubServer, running_stub
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # By default httpx gives up after five seconds, which any answer may take on a busy machine.
 _patience = inspect.signature(httpx.get).parameters["timeout"].default
@@ -66,6 +70,13 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
     flags = ["--api-key-file", str(folder / "keys"), "--max-num-queued-reqs", str(QUEUE)]
     flags += ["--max-file-mb", "0.5", "--max-files-mb", "2", "--max-batches", "2", "--batch-share", "0.01"]
     with running_stub(folder, *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser without a window. While it is there, no event loop can be run in the same thread."""
+    with running_browser() as running:
         yield running
 
 
