@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from phi_vision.batch.output import FORMATS, write_responses, write_results
 from phi_vision.batch.pages import Pages
 from phi_vision.batch.progress import ProgressBar, ProgressLines, Rates
 from phi_vision.batch.queue import Queue
+from phi_vision.batch.report import write_report
 from phi_vision.batch.run_settings import Question, RunSettings
 from phi_vision.batch.runner import Progress, run
 from phi_vision.batch.servers import Servers
@@ -206,7 +207,8 @@ class _Batch:
             "seconds": round(seconds, 1),
             f"{self._settings.unit}_per_s": None if per_second is None else round(per_second, 2),
         }
-        return summary | {"files": [str(path) for path in files]}
+        report = write_report(self._folder, self._queue.records(), summary | asdict(self._settings.question))
+        return summary | {"files": [str(path) for path in [*files, report]]}
 
 
 class _Progress:

@@ -104,7 +104,7 @@ def test_a_folder_with_a_document_and_a_broken_file(batch: Callable[..., Outcome
     summary = done.summary
     assert (summary["items"], summary["done"], summary["failed"], summary["waiting"]) == (6, 5, 1, 0)
     assert summary["seconds"] > 0 and summary["pages_per_s"] > 0
-    names = ["results.jsonl", "results.md", "results.txt", "results.parquet"]
+    names = ["results.jsonl", "results.md", "results.txt", "results.parquet", "report.html"]
     assert summary["files"] == [f"out/{name}" for name in names] and all(
         map(os.path.exists, summary["files"])
     )
@@ -191,7 +191,7 @@ def test_the_lines_of_a_batch_file(batch: Callable[..., Outcome]) -> None:
     Path("requests.jsonl").write_text(line("a", "x") + line("b", "x"))
     done = batch("requests.jsonl")
     assert done.code == 0, done.err
-    assert done.summary["files"] == ["out/results.jsonl", "out/errors.jsonl"]
+    assert done.summary["files"] == ["out/results.jsonl", "out/errors.jsonl", "out/report.html"]
     assert done.summary["requests_per_s"] > 0
     lines = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
     assert [each["custom_id"] for each in lines] == ["a", "b"]
