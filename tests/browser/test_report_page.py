@@ -209,7 +209,8 @@ def test_a_page_is_shown_as_a_browser_can(short_run: Path, show: Open) -> None:
         assert page.locator("#page img").count() == 0
     assert links == {2: "../in/book.pdf#page=3", 3: "../in/fax.tif", 4: "https://example.org/a.png"}
     page.keyboard.press("j")
-    text_of(page, "#page", "There is no picture of this item")
+    text_of(page, "#text", "Of a batch file")
+    assert not page.locator("#page").is_visible()
 
 
 def test_a_pdf_opens_at_its_page_where_the_browser_shows_pdfs(short_run: Path, show: Open) -> None:

@@ -5,11 +5,9 @@
 const PDF_WAIT_MS = 150; // a PDF is opened when the reader stays, not for each that is passed
 
 function drawPage(box, { source, rotation }, key) {
+  box.hidden = !source; // a line of a batch file has none
+  if (!source) return;
   const nothing = (why) => element("p", { class: "nothing quiet" }, why);
-  if (!source) {
-    box.replaceChildren(nothing("There is no picture of this item."));
-    return;
-  }
   const name = source.name.replace(/^.*\//, "") + (source.page ? `, page ${source.page}` : "");
   const href = source.kind === "pdf" ? `${source.href}#page=${source.page ?? 1}` : source.href;
   const link = element("a", { href, target: "_blank", rel: "noopener noreferrer", title: source.name }, name);
