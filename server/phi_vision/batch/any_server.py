@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -66,9 +67,9 @@ class AnyServerAsk(ABC, Generic[Question]):
             ItemError: it cannot be answered.
             UsageError: what no item can be asked with, such as a key that is not taken.
         """
-        async with self._breaks.turn(item.key):
+        async with self._breaks.turn(item.key) as in_doubt:
             try:
-                result = await self._ask_any(item)
+                result = await self._ask_any(item, in_doubt)
             except Broke as broke:
                 raise self._breaks.broke(item.key, str(broke)) from broke
             except ItemError:
@@ -77,7 +78,7 @@ class AnyServerAsk(ABC, Generic[Question]):
         self._breaks.forget(item.key)
         return result
 
-    async def _ask_any(self, item: Item) -> dict[str, Any]:
+    async def _ask_any(self, item: Item, in_doubt: bool) -> dict[str, Any]:
         question: Question | None = None
         asked: list[Server] = []
         while True:
@@ -86,6 +87,8 @@ class AnyServerAsk(ABC, Generic[Question]):
                     question = await self._question(item)
                 asked.append(server)
                 try:
+                    if in_doubt:
+                        await self._see_that_it_answers(server)
                     return await self._ask(server, question)
                 except Unavailable as error:
                     self._servers.leave(server, error)
@@ -100,6 +103,10 @@ class AnyServerAsk(ABC, Generic[Question]):
             return f"{server.name}: {error}"
         return None
 
+    async def _see_that_it_answers(self, server: Server) -> None:
+        with contextlib.suppress(ItemError):
+            await self._get(server, "/models")
+
     async def _get(self, server: Server, path: str) -> dict[str, Any]:
         try:
             reply = await send(self._http, server.endpoint, path, timeout_s=LOOK_TIMEOUT_S)
@@ -113,14 +120,10 @@ class AnyServerAsk(ABC, Generic[Question]):
         try:
             reply = await send(self._http, server.endpoint, path, content, self._timeout_s)
         except ItemError:
-            self._note_answer(server)
+            self._servers.answered(server)
             raise
-        self._note_answer(server)
-        return reply
-
-    def _note_answer(self, server: Server) -> None:
         self._servers.answered(server)
-        self._breaks.answered()
+        return reply
 
     def _forget(self, server: Server) -> None:
         """Let go of what is known of a server, which may come back as another."""

@@ -170,14 +170,9 @@ class Queue:
             ).fetchone()
             return None if row is None else self._move(_record(row), "asked")
 
-    def give_back(self, record: Record, *, behind: bool = False) -> None:
-        """An item that was taken waits again; no attempt is counted.
-
-        Args:
-            record: from `take`.
-            behind: behind all that wait, not in its old place.
-        """
-        self._move(record, "waiting", behind=behind)
+    def give_back(self, record: Record) -> None:
+        """An item that was taken waits again, in its old place; no attempt is counted."""
+        self._move(record, "waiting")
 
     def finish(self, record: Record, result: Mapping[str, Any]) -> Record:
         """Keep the result, JSON, of an item that was taken: it is done."""

@@ -209,10 +209,6 @@ class _Run:
                 again = self._is_again(record, outcome)
                 ended = self.queue.fail(record, outcome, again=again)
                 return None if again else ended
-            case TryLater(is_overload=is_overload):
-                # Behind the others, lest a file that brings down the server comes first once it is back.
-                self.queue.give_back(record, behind=not is_overload)
-                return None
             case PhiVisionError():
                 self.queue.give_back(record)
                 return None

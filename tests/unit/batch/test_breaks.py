@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from phi_vision.batch.breaks import MAX_BREAKS, MAX_BREAKS_ALONE, Breaks
+from phi_vision.batch.breaks import MAX_BREAKS, Breaks
 from phi_vision.batch.work import ItemError, TryLater
 
 
-def test_an_item_that_breaks_while_others_pass_is_given_up() -> None:
+def test_an_item_that_breaks_each_time_is_given_up() -> None:
     breaks = Breaks()
     for number in range(1, MAX_BREAKS):
         error = breaks.broke("poison", "it broke")
         assert isinstance(error, TryLater) and not error.is_overload
         assert error.wait_s == 2 ** (number - 1) and str(error) == "it broke"
-        breaks.answered()
     error = breaks.broke("poison", "it broke")
     assert isinstance(error, ItemError) and error.is_final and error.cause == "no answer"
     assert str(error) == "it broke, 5 times in a row"
     assert isinstance(breaks.broke("poison", "it broke"), TryLater)  # asked once more, it starts anew
-
-
-def test_an_outage_is_not_the_items_fault() -> None:
-    breaks = Breaks()
-    for _ in range(MAX_BREAKS_ALONE - 1):
-        for key in "abcdef":
-            assert isinstance(breaks.broke(key, "it broke"), TryLater)
-
-
-def test_the_last_item_does_not_circle_for_ever() -> None:
-    breaks = Breaks()
-    errors = [breaks.broke("poison", "it broke") for _ in range(MAX_BREAKS_ALONE)]
-    assert [type(error) for error in errors] == [TryLater] * (MAX_BREAKS_ALONE - 1) + [ItemError]
-    assert max(error.wait_s for error in errors if isinstance(error, TryLater)) == 60
 
 
 def test_an_item_that_gets_its_answer_is_in_doubt_no_more() -> None:
@@ -40,7 +25,6 @@ def test_an_item_that_gets_its_answer_is_in_doubt_no_more() -> None:
     for _ in range(3):
         for _ in range(MAX_BREAKS - 1):
             assert isinstance(breaks.broke("a", "it broke"), TryLater)
-            breaks.answered()
         breaks.forget("a")
 
 
@@ -54,7 +38,8 @@ def test_items_in_doubt_are_asked_one_at_a_time() -> None:
         leave = asyncio.Event()
 
         async def ask(key: str) -> None:
-            async with breaks.turn(key):
+            async with breaks.turn(key) as in_doubt:
+                assert in_doubt == (key in ("poison", "neighbour"))
                 seen.append(key)
                 await leave.wait()
 

@@ -184,23 +184,6 @@ def test_only_an_overload_lowers_the_limit(queue: Queue) -> None:
     assert (limit.overloads, limit.answers) == (1, 9)
 
 
-@pytest.mark.parametrize(
-    ("error", "order"),
-    [
-        (TryLater("gone", 1), ["page 0", "page 1", "page 2", "page 0"]),
-        (TryLater("full", 1, is_overload=True), ["page 0", "page 0", "page 1", "page 2"]),
-    ],
-)
-def test_a_server_that_is_gone_puts_the_item_behind_the_others(
-    queue: Queue, error: TryLater, order: list[str]
-) -> None:
-    """A file that brings it down must not come first each time that it is back."""
-    fill(queue, 3)
-    ask = Asked(lambda item, times: error if item.key == "page 0" and times == 1 else None)
-    go(queue, ask, 1, sleep=Sleeps())
-    assert ask.order == order
-
-
 def test_attempts(queue: Queue) -> None:
     """A final error fails the item at once, another with its last attempt."""
     fill(queue, 4)
