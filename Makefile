@@ -29,7 +29,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak gpu-report docs record lock image serve-image clean
+.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak batch-soak gpu-report docs record lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +113,9 @@ eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on,
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
 	$(BIN)/python -m benchmarks.studies.soak $(ARGS)
+
+batch-soak: $(STAMP)  ## `phi-vision batch` with client and server killed in mid-run, and its memory over 100,000 items
+	$(BIN)/python -m benchmarks.studies.batch_soak $(ARGS)
 
 gpu-report: $(STAMP)  ## check and measure the model on this machine's GPU, half an hour at most
 	@$(BIN)/python -m benchmarks.gpu_report $(ARGS)

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import json
 import socket
 import sys
 import uuid
@@ -86,10 +87,14 @@ class AnsweringServer(ServerProcess):
 
 
 class _Faults:
-    """What is to go wrong."""
+    """What is to go wrong.
 
-    def __init__(self) -> None:
-        self._faults: list[dict[str, Any]] = []
+    Args:
+        faults: from the start.
+    """
+
+    def __init__(self, faults: list[dict[str, Any]]) -> None:
+        self._faults = faults
         self._mended = asyncio.Event()
 
     async def put(self, request: Request) -> Response:
@@ -246,8 +251,7 @@ def _ocr(body: Any, text: str) -> dict[str, Any]:
     return {"pages": [page], "model": body["model"], "usage_info": {"pages_processed": 1}}
 
 
-def _app(capacity: int | None, *, has_ocr: bool) -> Starlette:
-    faults = _Faults()
+def _app(capacity: int | None, faults: _Faults, *, has_ocr: bool) -> Starlette:
     answers = _Answers(faults, capacity)
     names = [MODEL, *(f"{MODEL}:{task}" for task in TASKS)]
     tasks = [{"id": task, "models": [f"{MODEL}:{task}"]} for task in TASKS]
@@ -275,8 +279,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--capacity", type=int, help="requests at once; more get 429")
     parser.add_argument("--no-ocr", action="store_true", help="has no /v1/ocr")
+    parser.add_argument("--fault", action="append", default=[], type=json.loads, help="as at `POST /faults`")
     options = parser.parse_args(argv)
-    app = _app(options.capacity, has_ocr=not options.no_ocr)
+    app = _app(options.capacity, _Faults(options.fault), has_ocr=not options.no_ocr)
     with socket.create_server(("127.0.0.1", options.port)) as listening:
         print(f"  listening  http://127.0.0.1:{listening.getsockname()[1]}/v1", flush=True)
         # A drop is no error that is worth a traceback.
