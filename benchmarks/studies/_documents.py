@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 from demo_training.pictures import HELD_OUT_WORDS, PRINT_EM, draw_text, random_text
 from phi_vision.documents.answers import Answer
-from phi_vision.media.view import Region, Rotation
+from phi_vision.media.pages import shown
+from phi_vision.media.view import PageView
 from phi_vision.model.canvas import Canvas, resize_and_pad
 from PIL import Image, ImageDraw, ImageFont
 
@@ -64,20 +65,24 @@ class Sheet:
     image: Image.Image
     views: dict[str, tuple[Image.Image, int]] = field(default_factory=dict)  # by the canvas's key
 
-    async def canvas(self, rotation: Rotation, region: Region | None, num_crops: int) -> Canvas:
+    async def canvas(self, view: PageView, num_crops: int) -> Canvas:
         """As `PageSource`."""
-        view = turned(self.image, rotation)
-        if region is not None:
-            sides = [side * share for side, share in zip(view.size * 2, region, strict=True)]
-            view = view.crop(tuple(map(round, sides)))  # type: ignore[arg-type]
-        key = f"{rotation} {region} {num_crops}"
-        self.views[key] = view, num_crops
-        return Canvas(resize_and_pad(view, num_crops), view.width, view.height, num_crops, key)
+        part = shown(self.image, view)
+        picture = Image.new("RGB", view.frame.size(*part.size) if view.frame else part.size, "white")
+        picture.paste(part, ((picture.width - part.width) // 2, (picture.height - part.height) // 2))
+        key = f"{view} {num_crops}"
+        self.views[key] = picture, num_crops
+        return Canvas(resize_and_pad(picture, num_crops), *picture.size, num_crops, key)
 
 
 def turned(image: Image.Image, rotation: int) -> Image.Image:
     """Clockwise, without loss."""
     return image.rotate(-rotation, expand=True)
+
+
+def slanting(image: Image.Image, degrees: float) -> Image.Image:
+    """Clockwise, on white that holds its corners."""
+    return image.rotate(-degrees, Image.Resampling.BICUBIC, expand=True, fillcolor="white")
 
 
 @dataclass

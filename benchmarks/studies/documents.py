@@ -37,9 +37,10 @@ from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from benchmarks.harness.machine import describe_machine
-from benchmarks.studies._documents import Engine, Page, Sheet, dense_page, large_print, turned
+from benchmarks.studies._documents import Engine, Page, Sheet, dense_page, large_print, slanting, turned
 
 PLAIN = ReadOptions(tiles="off", retries=False)
+SLANT_DEGREES = 2.0  # of a page of `tiles`
 BINS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0)  # of confidence
 
 
@@ -88,14 +89,34 @@ class Study:
 
         return [row for rows in await asyncio.gather(*map(page, range(count))) for row in rows]
 
+    async def seconds(self, seeds: str, count: int, num_crops: int) -> list[dict[str, Any]]:
+        """What a page costs that is sure at once, and what looks and another reading cost. One at a time."""
+
+        async def row(number: int, lies: int) -> dict[str, Any]:
+            image = turned(large_print(f"{seeds}-seconds-{number}-{lies}").image, lies)
+            result, answers, seconds = await self.read(image, ReadOptions(num_crops=num_crops))
+            return {
+                "lies": lies,
+                "requests": len(answers),
+                "tokens": result.prompt_tokens + result.completion_tokens,
+                "seconds": round(seconds, 2),
+            }
+
+        return [await row(number, lies) for number in range(count) for lies in ROTATIONS]
+
     async def tiles(self, seeds: str, count: int, num_crops: int) -> list[dict[str, Any]]:
-        """Dense pages, whole with 16 crops and as they are read by default."""
+        """Dense pages: whole with 16 crops, as they are read by default, and so when they slant."""
 
         async def row(number: int) -> dict[str, Any]:
             page = dense_page(f"{seeds}-dense-{number}")
             found: dict[str, Any] = {"page": number, "chars": len(page.text)}
-            for name, options in (("whole", PLAIN), ("tiles", ReadOptions(num_crops=num_crops))):
-                result, answers, seconds = await self.read(page.image, options)
+            usual = ReadOptions(num_crops=num_crops)
+            for name, options, degrees in (
+                ("whole", PLAIN, 0.0),
+                ("tiles", usual, 0.0),
+                ("slanting", usual, SLANT_DEGREES),
+            ):
+                result, answers, seconds = await self.read(slanting(page.image, degrees), options)
                 found[name] = {
                     "tiles": result.tiles,
                     "rotation": result.rotation,
@@ -168,6 +189,14 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
             if (group := [row for row in turned_pages if row["lies"] == lies])
         }
         found["end_upright"] = _mean(row["upright"] for row in turned_pages)
+    if timed := rows.get("seconds"):
+        found["seconds"] = {
+            ("upright" if lies == 0 else f"turned by {lies}"): {
+                key: _mean(row[key] for row in timed if row["lies"] == lies)
+                for key in ("requests", "tokens", "seconds")
+            }
+            for lies in ROTATIONS
+        }
     if dense := rows.get("tiles"):
         found["tiles"] = {
             name: {
@@ -178,7 +207,7 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
                     for key in ("tiles", "requests", "prompt_tokens", "completion_tokens", "seconds")
                 },
             }
-            for name in ("whole", "tiles")
+            for name in ("whole", "tiles", "slanting")
         }
     if calibration := rows.get("calibration"):
         found["words"] = _bins(calibration["words"])
@@ -232,6 +261,8 @@ async def measure(endpoint: Endpoint, args: argparse.Namespace) -> dict[str, Any
             match part:
                 case "rotation":
                     rows[part] = await study.rotation(args.seeds, args.pages, args.num_crops)
+                case "seconds":
+                    rows[part] = await study.seconds(args.seeds, args.timed_pages, args.num_crops)
                 case "tiles":
                     rows[part] = await study.tiles(args.seeds, args.dense_pages, args.num_crops)
                 case "calibration":
@@ -261,8 +292,11 @@ def main() -> None:
     """Measure, print the figures, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", help="a running server, with $VLLM_API_KEY; without, one is started")
-    parser.add_argument("--parts", default="rotation,tiles,calibration", help="(default: %(default)s)")
+    parser.add_argument(
+        "--parts", default="rotation,seconds,tiles,calibration", help="(default: %(default)s)"
+    )
     parser.add_argument("--pages", type=int, default=52, help="each in four rotations (default: %(default)s)")
+    parser.add_argument("--timed-pages", type=int, default=8, help="likewise (default: %(default)s)")
     parser.add_argument("--dense-pages", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--num-crops", type=int, default=4, help="of each reading (default: %(default)s)")
     parser.add_argument("--parallel", type=int, default=48, help="pages at a time (default: %(default)s)")

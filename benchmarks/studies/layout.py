@@ -23,26 +23,26 @@ from typing import Any
 
 import numpy as np
 from phi_vision.documents.layout import MIN_X_HEIGHT_PX, Layout, page_of
-from phi_vision.media.view import Region
+from phi_vision.media.view import WHOLE, Region
 from phi_vision.model.canvas import Canvas, resize_and_pad
 from phi_vision.spec import PHI_3_5_VISION
 
 from benchmarks.harness.machine import describe_machine
-from tests.support.documents import DIRT, Page, draw, scanned
+from tests.support.documents import DIRT, Page, draw, levelled, scanned
 
 FIRST_SEED = 1_000_000
 PAPERS = ((255, 255, 255), (240, 230, 200), (170, 170, 175), (120, 140, 160))
 PRINT = ("prose", "capitals", "columns", "contents", "table")
 BLANK = {"clean": (), **{name: (name,) for name in DIRT}, "all of it": tuple(DIRT)}
 MAX_TILES = 12
+NUM_CROPS = PHI_3_5_VISION.max_num_crops
 SKEWS_DEGREES = (0.0, 1.0, 3.0)
 PROCESSES = 2
 
 
 def grey_of_page(page: Page) -> np.ndarray:
     """The page as the server sees it, at full crops."""
-    num_crops = PHI_3_5_VISION.max_num_crops
-    return page_of(Canvas(resize_and_pad(page.image, num_crops), *page.image.size, num_crops, "key"))
+    return page_of(Canvas(resize_and_pad(page.image, NUM_CROPS), *page.image.size, NUM_CROPS, "key"))
 
 
 def scan(page: Page, rng: Random, dirt: tuple[str, ...], **options: Any) -> Page:
@@ -74,7 +74,7 @@ def print_size(kind: str, seed: int) -> dict[str, float]:
     grey = grey_of_page(page)
     began = time.perf_counter()
     found = Layout(grey)
-    found.is_blank, found.x_height_px, found.text_axis, found.tiles(MAX_TILES)
+    found.is_blank, found.x_height_px, found.text_axis, found.slant, found.tiles(MAX_TILES, NUM_CROPS)
     elapsed_ms = 1000 * (time.perf_counter() - began)
     truth = (page.x_height_px or 0) * grey.shape[1] / page.image.width
     return {
@@ -90,7 +90,9 @@ def cut(skew_degrees: float, kind: str, seed: int) -> dict[str, int]:
     rng = Random(seed)
     page = draw(kind, rng, em=rng.uniform(9, 13))
     page = scan(page, rng, ("holes",), skew_degrees=skew_degrees * rng.choice((-1, 1)))
-    regions = Layout(grey_of_page(page)).tiles(MAX_TILES)
+    page = levelled(page, Layout(grey_of_page(page)).slant)
+    tiles = Layout(grey_of_page(page)).tiles(MAX_TILES, NUM_CROPS)
+    regions = [tile.region or WHOLE for tile in tiles]
     assert page.labels is not None
     height, width = page.labels.shape
     held = [part_lines(page.labels, region, width, height) for region in regions]

@@ -17,8 +17,9 @@ from typing import Any
 from phi_vision.cli import main as command_line
 from phi_vision.config import ServeConfig
 from phi_vision.documents.orientation import LOOK_CROPS, LOOK_TOKENS
-from phi_vision.documents.reader import CLOSER, MAX_TILES, RETRY_TEMPERATURE
+from phi_vision.documents.reader import RETRY_TEMPERATURE
 from phi_vision.documents.readings import LOW_CONFIDENCE, LOW_CONFIDENCE_SHORT, SHORT_TOKENS
+from phi_vision.documents.ways import CLOSER, MAX_TILES
 from phi_vision.limits import Limits
 from phi_vision.model.geometry import num_image_tokens
 from phi_vision.settings import flags
@@ -114,7 +115,7 @@ def reading() -> str:
         ("tokens of a look", LOOK_TOKENS),
         ("crops of a look", LOOK_CROPS),
         ("tiles at most", MAX_TILES),
-        ("how much larger print is in the tiles of a page in doubt", CLOSER),
+        ("how much larger print is in the tiles of a page in doubt, at most", CLOSER),
         ("temperature that is added", RETRY_TEMPERATURE),
     ]
     return table("bound | value", rows)

@@ -1,7 +1,8 @@
 """Pages of documents with the truth about them, drawn from a seed: print, tables, contents, scans, blanks.
 
-A page is drawn clean by `draw(kind, rng)`, then made a scan by `scanned` (skew, paper, dirt, noise, JPEG) and
-turned by `turned`. `labels` says for each pixel which line of print it belongs to, and follows each step.
+A page is drawn clean by `draw(kind, rng)`, then made a scan by `scanned` (skew, paper, dirt, noise, JPEG),
+turned by `turned` and levelled by `levelled`. `labels` says for each pixel which line of print it belongs to,
+and follows each step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from statistics import median
 
 import numpy as np
 from demo_training.pictures import random_text
+from phi_vision.media.levelling import slanting_part
+from phi_vision.media.pages import shown
+from phi_vision.media.view import WHOLE, PageView
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 A4_150_DPI = (1240, 1754)
@@ -241,6 +245,22 @@ def scanned(
         scan.save(buffer, "JPEG", quality=jpeg_quality)
         scan = Image.open(buffer).convert("RGB")
     return replace(page, image=scan, labels=labels)
+
+
+def levelled(page: Page, slant: float) -> Page:
+    """The page as the server levels it; `slant` as in `PageView`."""
+    image = shown(page.image, PageView(slant=slant))
+    if page.labels is None or not slant:
+        return replace(page, image=image)
+    part = slanting_part(*page.image.size, slant, WHOLE)
+    y, x = np.mgrid[: image.height, : image.width] + 0.5
+    places = part.corner + (x + 1j * y) * part.turn
+    down, across = np.floor(places.imag).astype(int), np.floor(places.real).astype(int)
+    height, width = page.labels.shape
+    on_page = (down >= 0) & (down < height) & (across >= 0) & (across < width)
+    labels = np.zeros((image.height, image.width), np.int32)
+    labels[on_page] = page.labels[down[on_page], across[on_page]]
+    return replace(page, image=image, labels=labels)
 
 
 def turned(page: Page, rotation: int) -> Page:

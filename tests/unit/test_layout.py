@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from phi_vision.documents import layout
 from phi_vision.documents.ink import find_marks
-from phi_vision.documents.layout import MIN_X_HEIGHT_PX, Layout
+from phi_vision.documents.layout import MIN_X_HEIGHT_PX, Layout, page_of
+from phi_vision.media.pages import shown
 from phi_vision.media.view import Region
 from phi_vision.model.canvas import Canvas, resize_and_pad
+from phi_vision.model.geometry import CROP_PX
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.support.documents import DIRT, Page, draw, scanned, turned
+from tests.support.documents import DIRT, Page, draw, levelled, scanned, turned
 
 SCANS = Path(__file__).parents[1] / "images" / "scans"
 SIZE = (840, 1188)  # A4 at 100 dots an inch
@@ -25,7 +27,7 @@ SIZE = (840, 1188)  # A4 at 100 dots an inch
 
 def grey_of_page(image: Image.Image, num_crops: int = 16) -> np.ndarray:
     canvas = Canvas(resize_and_pad(image, num_crops), image.width, image.height, num_crops, "key")
-    return layout.page_of(canvas)
+    return page_of(canvas)
 
 
 def drawn(kind: str, seed: int, em: float, **scan: Any) -> Page:
@@ -40,6 +42,11 @@ def lines_in(page: Page, region: Region) -> set[int]:
     rows = slice(round(region.top * height), round(region.bottom * height))
     part = page.labels[rows, round(region.left * width) : round(region.right * width)]
     return set(np.unique(part).tolist()) - {0}
+
+
+def regions(grey: np.ndarray, max_tiles: int) -> list[Region]:
+    """Of the tiles."""
+    return [view.region for view in Layout(grey).tiles(max_tiles, 16) if view.region is not None]
 
 
 def overlap(first: Region, second: Region) -> bool:
@@ -76,13 +83,13 @@ def test_paper_of_any_colour_is_blank_and_a_line_on_it_is_not(
 def test_a_page_number_is_not_blank(text: str) -> None:
     image = Image.new("L", SIZE, 255)
     ImageDraw.Draw(image).text((420, 1150), text, 60, ImageFont.load_default(13))
-    assert not layout.is_blank(grey_of_page(image))
+    assert not Layout(grey_of_page(image)).is_blank
 
 
 def test_pictures_and_frames_are_not_blank() -> None:
     scene = Image.open(SCANS.parent / "scene.jpg")
-    assert not layout.is_blank(grey_of_page(scene))
-    assert not layout.is_blank(grey_of_page(Image.open(SCANS.parent / "shapes.png"), 4))
+    assert not Layout(grey_of_page(scene)).is_blank
+    assert not Layout(grey_of_page(Image.open(SCANS.parent / "shapes.png"), 4)).is_blank
 
 
 @pytest.mark.parametrize("name", ["page.png", "text.png"])
@@ -90,7 +97,7 @@ def test_real_scans_are_read(name: str) -> None:
     found = Layout(grey_of_page(Image.open(SCANS / name)))
     assert not found.is_blank
     assert found.x_height_px is not None and found.x_height_px > MIN_X_HEIGHT_PX
-    assert found.tiles(8) == []
+    assert found.tiles(8, 16) == []
 
 
 def test_the_real_page_has_lines_across_of_the_right_size() -> None:
@@ -108,14 +115,14 @@ def test_x_height_of_skewed_noisy_scans(kind: str, em: float, skew: float) -> No
     grey = grey_of_page(page.image)
     assert page.x_height_px is not None
     expected = page.x_height_px * grey.shape[1] / page.image.width
-    assert layout.x_height_px(grey) == pytest.approx(expected, rel=0.25)
+    assert Layout(grey).x_height_px == pytest.approx(expected, rel=0.25)
 
 
 def test_nothing_is_found_on_a_blank_page() -> None:
     found = Layout(np.full((1344, 960), 240, np.uint8))
     assert found.is_blank and found.ink_share == 0
     assert found.x_height_px is None
-    assert found.columns == [] and found.tiles(8) == []
+    assert found.columns == [] and found.tiles(8, 16) == []
     assert found.text_axis.certainty == 0
 
 
@@ -123,21 +130,21 @@ def test_nothing_is_found_on_a_blank_page() -> None:
 def test_slivers_are_no_trouble(shape: tuple[int, int]) -> None:
     for level in (0, 255):
         found = Layout(np.full(shape, level, np.uint8))
-        assert found.x_height_px is None and found.tiles(4) == [] and found.is_blank
+        assert found.x_height_px is None and found.tiles(4, 16) == [] and found.is_blank
 
 
 @pytest.mark.parametrize("kind", ["prose", "capitals", "columns", "contents", "table"])
 def test_the_axis_of_text(kind: str) -> None:
     page = drawn(kind, 6, 14, skew_degrees=2, noise=4)
     for rotation in (0, 90, 180, 270):
-        axis = layout.text_axis(grey_of_page(turned(page, rotation).image))
+        axis = Layout(grey_of_page(turned(page, rotation).image)).text_axis
         assert axis.vertical == (rotation in (90, 270))
         assert axis.certainty > 0.1
 
 
 def test_columns_are_kept_apart_under_their_heading() -> None:
     page = drawn("columns", 7, 14)
-    blocks = layout.columns(grey_of_page(page.image))
+    blocks = Layout(grey_of_page(page.image)).columns
     assert len(blocks) == 3
     assert [len(lines_in(page, block)) for block in blocks] == [
         1,
@@ -147,7 +154,21 @@ def test_columns_are_kept_apart_under_their_heading() -> None:
 
 @pytest.mark.parametrize("kind", ["prose", "capitals", "contents", "table"])
 def test_what_has_no_gutter_is_one_block(kind: str) -> None:
-    assert len(layout.columns(grey_of_page(drawn(kind, 8, 14).image))) == 1
+    assert len(Layout(grey_of_page(drawn(kind, 8, 14).image)).columns) == 1
+
+
+@pytest.mark.parametrize("kind", ["prose", "capitals", "columns", "contents", "table"])
+@pytest.mark.parametrize("skew", [-3, -0.5, 0, 1])
+def test_the_slant_of_lines_up_and_down(kind: str, skew: float) -> None:
+    page = drawn(kind, 3, 12, skew_degrees=skew, noise=4)
+    expected = pytest.approx(-math.tan(math.radians(skew)), abs=0.003)
+    assert Layout(grey_of_page(page.image)).slant == expected
+    assert Layout(grey_of_page(turned(page, 180).image)).slant == expected
+
+
+@pytest.mark.parametrize("name", ["scene.jpg", "shapes.png", "scans/page.png", "scans/text.png"])
+def test_what_is_level_or_has_no_lines_does_not_slant(name: str) -> None:
+    assert abs(Layout(grey_of_page(Image.open(SCANS.parent / name))).slant) < 0.01
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
@@ -158,11 +179,12 @@ def test_what_has_no_gutter_is_one_block(kind: str) -> None:
     skew=st.sampled_from([0.0, 0.0, -1.0, 3.0]),
     max_tiles=st.integers(2, 12),
 )
-def test_tiles_lose_nothing_and_overlap_nowhere(
+def test_tiles_of_a_level_page_lose_nothing_and_part_no_line(
     kind: str, seed: int, em: int, skew: float, max_tiles: int
 ) -> None:
     page = drawn(kind, seed, em, skew_degrees=skew)
-    found = layout.tiles(grey_of_page(page.image), max_tiles)
+    page = levelled(page, Layout(grey_of_page(page.image)).slant)
+    found = regions(grey_of_page(page.image), max_tiles)
     assert len(found) <= max_tiles
     if not found:
         return
@@ -182,22 +204,31 @@ def test_tiles_lose_nothing_and_overlap_nowhere(
             assert order == sorted(order)
 
 
-def test_tiles_make_print_large_enough() -> None:
+@pytest.mark.parametrize("num_crops", [1, 4, 16])
+def test_tiles_show_print_as_large_as_wanted_on_square_grids(num_crops: int) -> None:
     page = drawn("prose", 9, 9)
-    before = layout.x_height_px(grey_of_page(page.image))
-    assert before is not None and before < MIN_X_HEIGHT_PX
-    found = layout.tiles(grey_of_page(page.image), 16)
+    grey = grey_of_page(page.image, num_crops)
+    layout = Layout(grey)
+    assert layout.x_height_px is not None
+    found = layout.tiles(16, num_crops, 1.5 * layout.x_height_px)
     assert 2 <= len(found) <= 6
-    width, height = page.image.size
-    for region in found:
-        left, right = round(region.left * width), round(region.right * width)
-        box = (left, round(region.top * height), right, round(region.bottom * height))
-        after = layout.x_height_px(grey_of_page(page.image.crop(box)))
-        assert after is not None and after >= MIN_X_HEIGHT_PX
+    for view in found:
+        assert view.frame is not None and view.frame.aspect == 1
+        width, _ = view.frame.size(*shown(page.image, view).size)
+        zoom = math.isqrt(num_crops) * CROP_PX / width  # pixels of the canvas for one of the page
+        assert zoom == pytest.approx(1.5 * grey.shape[1] / page.image.width, rel=0.05)
+
+
+def test_a_wide_column_of_small_print_lies_on_a_grid_as_flat_as_its_print_needs() -> None:
+    page = draw("prose", Random(9), (1600, 1000), 9)
+    layout = Layout(grey_of_page(page.image))
+    flat = layout.tiles(16, 16)
+    assert {view.frame.aspect for view in flat if view.frame} == {4}  # 8 x 2 crops
+    assert sum(len(lines_in(page, view.region)) for view in flat if view.region) == len(page.lines)
 
 
 def test_large_print_is_not_cut() -> None:
-    assert layout.tiles(grey_of_page(drawn("prose", 9, 24).image), 16) == []
+    assert regions(grey_of_page(drawn("prose", 9, 24).image), 16) == []
 
 
 def test_marks_are_pieces_that_touch() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from phi_vision.documents.layout import page_of
 from phi_vision.media.decode import PictureLimits, PictureRefused
-from phi_vision.media.view import PageView, Region, Rotation
+from phi_vision.media.levelling import levelled_size
+from phi_vision.media.view import Frame, PageView, Region, Rotation
 from phi_vision.media.worker_pool import WorkerPool
 from phi_vision.model.canvas import Canvas, resize_and_pad
 from phi_vision.model.crops import CropLimit
-from phi_vision.model.geometry import crop_grid
+from phi_vision.model.geometry import CROP_PX, crop_grid
 from PIL import Image
 
 from tests.support.pdf import A4, encrypted, file_of, pdf, picture_page, stream, text_page, without_password
@@ -91,13 +94,64 @@ def test_the_size_of_a_page_is_that_at_full_crops(pool: WorkerPool) -> None:
 
 def test_a_part_of_a_page_is_rendered_on_a_grid_of_its_own(pool: WorkerPool) -> None:
     region = Region(0.25, 0.1, 0.75, 0.6)
-    page = draw(pool, pdf(picture_page(PICTURE, entries="/Rotate 270")), PageView(0, 90, region))
+    view = PageView(rotation=90, region=region)
+    page = draw(pool, pdf(picture_page(PICTURE, entries="/Rotate 270")), view)
     part = PICTURE.crop((150, 40, 450, 240))
     inner = (slice(None), slice(8, -8), slice(8, -8))  # at the edge one sees beyond it
     difference = np.abs(page.pixels[inner].astype(int) - resize_and_pad(part, 16)[inner])
     assert np.median(difference) <= 2
-    picture = draw(pool, encoded(TURNED[270]), PageView(0, 90, region))
+    picture = draw(pool, encoded(TURNED[270]), view)
     assert np.array_equal(picture.pixels, resize_and_pad(part, 16))
+
+
+SLANTS = pytest.mark.parametrize("slant", [-0.05, 0.02])
+
+
+@SLANTS
+@ROTATIONS
+def test_a_slanting_page_is_drawn_level(pool: WorkerPool, rotation: Rotation, slant: float) -> None:
+    smooth = PICTURE.resize((60, 40)).resize(PICTURE.size)  # fine detail would not survive two turns
+    slanting = smooth.rotate(
+        -math.degrees(math.atan(slant)), Image.Resampling.BICUBIC, expand=True, fillcolor="white"
+    )
+    lying = slanting.rotate(rotation, expand=True)  # counterclockwise, and without loss
+    level_width, level_height = levelled_size(*slanting.size, slant)
+    # All of the picture, which stands in the middle of the levelled page.
+    across, down = PICTURE.width / level_width / 2, PICTURE.height / level_height / 2
+    region = Region(0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down)
+    for data in (encoded(lying), pdf(lying)):
+        canvas = draw(pool, data, PageView(0, rotation, slant, region))
+        assert mean_difference(canvas, resize_and_pad(smooth, 16)) < 4
+
+
+def test_a_levelled_page_holds_its_corners_and_is_white_beyond_them(pool: WorkerPool) -> None:
+    black = Image.new("RGB", (400, 300), "black")
+    slant = 0.05
+    canvases = [draw(pool, data, PageView(slant=slant)) for data in (encoded(black), pdf(black))]
+    for canvas in canvases:
+        width, height = levelled_size(400, 300, slant)
+        assert canvas.width / canvas.height == pytest.approx(width / height, rel=0.01)
+        page = page_of(canvas)
+        assert (page < 128).mean() == pytest.approx(400 * 300 / (width * height), rel=0.01)
+    corner = Region(0, 0, 0.02, 0.005)
+    for data in (encoded(black), pdf(black)):
+        assert draw(pool, data, PageView(slant=-slant, region=corner)).pixels.min() > 250
+
+
+@pytest.mark.parametrize("num_crops", [4, 16])
+def test_a_frame_gives_a_part_the_shape_of_its_grid(pool: WorkerPool, num_crops: int) -> None:
+    band = Image.new("RGB", (500, 60), "black")
+    for data in (encoded(band), pdf(band)):
+        canvas = draw(pool, data, PageView(frame=Frame(1.25, 1)), CropLimit(num_crops))
+        side = math.isqrt(num_crops) * CROP_PX
+        assert canvas.pixels.shape == (3, side, side) and canvas.width == canvas.height
+        ink = canvas.pixels[0] < 128
+        rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+        width = side / 1.25
+        assert len(columns) == pytest.approx(width, abs=2)
+        assert len(rows) == pytest.approx(width * 60 / 500, abs=2)
+        for found in (rows, columns):
+            assert found[0] + found[-1] == pytest.approx(side - 1, abs=2)  # in the middle
 
 
 def test_parts_show_more_of_small_print(pool: WorkerPool) -> None:
@@ -115,6 +169,8 @@ def test_each_view_has_a_key_of_its_own(pool: WorkerPool) -> None:
         PageView(rotation=90),
         PageView(region=Region(0, 0, 0.5, 0.5)),
         PageView(region=Region(0, 0, 0.5, 0.6)),
+        PageView(region=Region(0, 0, 0.5, 0.6), frame=Frame(1, 2)),
+        PageView(slant=0.01),
     ]
     keys = [draw(pool, data, view, CropLimit(n)).key for view in views for n in (1, 4)]
     assert len(set(keys)) == len(keys)

@@ -16,12 +16,14 @@ from phi_vision.documents.layout import Layout
 from phi_vision.documents.pages import Attempt, PageResult, ReadOptions
 from phi_vision.documents.reader import RETRY_TEMPERATURE, read_page
 from phi_vision.errors import RequestError
-from phi_vision.media.view import Region, Rotation
+from phi_vision.media.pages import shown
+from phi_vision.media.view import Frame, PageView, Region, Rotation
 from phi_vision.model.canvas import Canvas, resize_and_pad
 from PIL import Image
 
 PAGE = draw_text(Random("reader"), em=PRINT_EM, lines=(4, 4)).image
 BANDS = [Region(0, 0, 1, 0.25), Region(0, 0.25, 1, 0.5), Region(0, 0.5, 1, 1)]
+PARTS = [PageView(region=band, frame=Frame(1, 1)) for band in BANDS]
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,15 @@ class Scripted:
     answer: Callable[[Seen], Answer]
     image: Image.Image = field(default_factory=lambda: PAGE)
     asked: list[Seen] = field(default_factory=list)
-    _views: dict[str, tuple[Rotation, Region | None, int]] = field(default_factory=dict)
+    views: list[PageView] = field(default_factory=list)
+    _num_crops: list[int] = field(default_factory=list)
 
-    async def canvas(self, rotation: Rotation, region: Region | None, num_crops: int) -> Canvas:
-        turned = self.image.rotate(-rotation, expand=True)
-        if region is not None:
-            width, height = turned.size
-            left, top, right, bottom = region
-            box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
-            turned = turned.crop(box)
-        key = str(len(self._views))
-        self._views[key] = rotation, region, num_crops
-        return Canvas(resize_and_pad(turned, num_crops), turned.width, turned.height, num_crops, key)
+    async def canvas(self, view: PageView, num_crops: int) -> Canvas:
+        part = shown(self.image, view)
+        key = str(len(self.views))
+        self.views.append(view)
+        self._num_crops.append(num_crops)
+        return Canvas(resize_and_pad(part, num_crops), part.width, part.height, num_crops, key)
 
     async def ask(
         self,
@@ -69,7 +68,8 @@ class Scripted:
         response_format: Mapping[str, Any] | None = None,
     ) -> Answer:
         [canvas] = canvases
-        seen = Seen(*self._views[canvas.key], temperature, max_tokens)
+        view, number = self.views[int(canvas.key)], self._num_crops[int(canvas.key)]
+        seen = Seen(view.rotation, view.region, number, temperature, max_tokens)
         self.asked.append(seen)
         await asyncio.sleep(0)
         return self.answer(seen)
@@ -91,9 +91,9 @@ def bands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     """Where print is wanted larger than it is, the page falls into `BANDS`. What was wanted is noted."""
     wanted: list[tuple[int, float]] = []
 
-    def tiles(self: Layout, max_tiles: int, min_x_height_px: float) -> list[Region]:
-        wanted.append((max_tiles, min_x_height_px))
-        return BANDS[:max_tiles] if min_x_height_px > (self.x_height_px or 0) else []
+    def tiles(self: Layout, max_tiles: int, num_crops: int, x_height_px: float) -> list[PageView]:
+        wanted.append((max_tiles, x_height_px))
+        return PARTS[:max_tiles] if x_height_px > (self.x_height_px or 0) else []
 
     monkeypatch.setattr(Layout, "tiles", tiles)
     return wanted
@@ -167,6 +167,18 @@ def test_a_worse_reading_of_the_turned_page_is_not_kept() -> None:
     assert (result.markdown, result.rotation) == ("FIRST", 0)
 
 
+def test_a_slanting_page_is_read_level(bands: list[tuple[int, float]]) -> None:
+    slanting = PAGE.rotate(-2, Image.Resampling.BICUBIC, expand=True, fillcolor="white")
+    page = Scripted(
+        lambda seen: said("BAND" if seen.region else "DOUBTFUL", 0.99 if seen.region else 0.5), slanting
+    )
+    result = page.read(fixed=frozenset({"rotation"}))
+    assert result.tiles == 3 and (result.width, result.height) == slanting.size
+    unlevelled, *views = page.views
+    assert unlevelled == PageView()
+    assert [view.slant for view in views] == pytest.approx([math.tan(math.radians(2))] * 4, abs=0.003)
+
+
 @pytest.mark.usefixtures("bands")
 def test_a_page_in_doubt_is_read_in_tiles_in_their_order() -> None:
     def answer(seen: Seen) -> Answer:
@@ -184,7 +196,7 @@ def test_a_page_in_doubt_is_read_in_tiles_in_their_order() -> None:
 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Layout, "x_height_px", 5.0)
-    monkeypatch.setattr(Layout, "tiles", lambda self, most, height: BANDS)
+    monkeypatch.setattr(Layout, "tiles", lambda self, most, num_crops, height: PARTS)
 
 
 @pytest.mark.parametrize(("words", "tiles"), [(100, 3), (10, 1)])
@@ -209,7 +221,7 @@ def test_the_part_with_the_most_print_is_not_read_twice(monkeypatch: pytest.Monk
 def test_a_turned_page_of_small_print_costs_one_tile_before_it_is_turned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Layout, "tiles", lambda self, most, height: BANDS)
+    monkeypatch.setattr(Layout, "tiles", lambda self, most, num_crops, height: PARTS)
     page = Scripted(lambda seen: said("UP", 0.99 if seen.rotation == 180 else 0.6))
     result = page.read(tiles=3)
     assert (result.rotation, result.tiles, result.status) == (180, 3, "complete")
@@ -328,7 +340,7 @@ def test_a_page_that_nothing_can_read_has_failed() -> None:
 
 
 def test_a_missing_part_is_not_called_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Layout, "tiles", lambda self, most, height: BANDS)
+    monkeypatch.setattr(Layout, "tiles", lambda self, most, num_crops, height: PARTS)
     refused = Scripted(lambda seen: said("I do not know." if seen.region == BANDS[1] else "TEXT"))
     result = refused.read(tiles=3, fixed=frozenset({"rotation", "temperature"}))
     assert (result.status, result.markdown) == ("truncated", "TEXT\nTEXT")

@@ -14,21 +14,9 @@ import numpy as np
 from phi_vision.documents import lines, tiling
 from phi_vision.documents.ink import MIN_DARKNESS, Marks, darkness, find_marks, grey_of, page_of
 from phi_vision.documents.tiling import MIN_X_HEIGHT_PX
-from phi_vision.media.view import Region
+from phi_vision.media.view import PageView, Region
 
-__all__ = [
-    "MIN_X_HEIGHT_PX",
-    "Layout",
-    "TextAxis",
-    "columns",
-    "grey_of",
-    "ink_share",
-    "is_blank",
-    "page_of",
-    "text_axis",
-    "tiles",
-    "x_height_px",
-]
+__all__ = ["MIN_X_HEIGHT_PX", "Layout", "TextAxis", "grey_of", "page_of"]
 
 # The smallest mark that can be a character, in pixels of a page at 16 crops: there 0.4 mm of dust on A4 is
 # 2 pixels, and the figures of 6-point print are 7 high.
@@ -77,7 +65,10 @@ class Layout:
         labels, marks = self._found
         darkest = np.zeros(len(marks), np.uint8)
         np.maximum.at(darkest, labels[labels >= 0], self._darkness[labels >= 0])
-        return not (_characters(marks, self.grey.shape) & (darkest >= _DARKEST * MIN_DARKNESS)).any()
+        long, short = np.maximum(marks.width, marks.height), np.minimum(marks.width, marks.height)
+        large = (long >= MIN_MARK_PX) & (short >= _MIN_STROKE_PX) & (marks.area >= _MIN_AREA_PX)
+        other = _touches_rim(marks, self.grey.shape) | _is_rule(marks) | self._holes
+        return not (large & ~other & (darkest >= _DARKEST * MIN_DARKNESS)).any()
 
     @cached_property
     def x_height_px(self) -> float | None:
@@ -96,19 +87,25 @@ class Layout:
         boxes = tiling.columns(self._print, self.x_height_px, self._frames)
         return [self._region(box) for box in boxes]
 
-    def tiles(self, max_tiles: int, min_x_height_px: float = MIN_X_HEIGHT_PX) -> list[Region]:
+    @cached_property
+    def slant(self) -> float:
+        """How far lines fall to the right, as a tangent; 0.0 where they are level, or none are to be seen."""
+        return lines.slant(self._print)
+
+    def tiles(self, max_tiles: int, num_crops: int, x_height_px: float = MIN_X_HEIGHT_PX) -> list[PageView]:
         """Parts of the page whose print is large enough when each is drawn on a grid of its own.
 
         Args:
             max_tiles: the most parts.
-            min_x_height_px: how high small letters are to be on the canvas of a part, in pixels.
+            num_crops: of the page as it is drawn here, and of each part.
+            x_height_px: how high small letters are to be on the canvas of a part, in pixels.
 
         Returns:
             In reading order, disjoint, with all print in them; as few as make the print so high, or the best
-            that `max_tiles` can do. Empty if the page is better read whole.
+            that `max_tiles` and the widths of the columns allow. Empty if the page is better read whole.
         """
-        boxes = tiling.tiles(self._print, self.x_height_px, self._frames, max_tiles, min_x_height_px)
-        return [self._region(box) for box in boxes]
+        found = tiling.tiles(self._print, self.x_height_px, self._frames, max_tiles, num_crops, x_height_px)
+        return [PageView(region=self._region(box), frame=frame) for box, frame in found]
 
     def _region(self, box: tiling.Box) -> Region:
         height, width = self.grey.shape
@@ -123,6 +120,20 @@ class Layout:
         return find_marks(self._darkness >= MIN_DARKNESS)
 
     @cached_property
+    def _holes(self) -> np.ndarray:
+        """Which marks are punch holes: discs; rings where there is another like them below or beside.
+
+        They stand alone: in a heading, letters may be such discs and rings.
+        """
+        labels, marks = self._found
+        candidates = np.flatnonzero(_is_round(marks))
+        alone = [number for number in candidates.tolist() if not _is_letter(number, labels, marks)]
+        round_ = np.zeros(len(marks), bool)
+        round_[alone] = True
+        discs = round_ & (marks.area >= _HOLE_FILL * marks.width * marks.height)
+        return discs | _in_pairs(marks, round_ & ~discs)
+
+    @cached_property
     def _frames(self) -> Marks:
         """Ruled frames and grids: what is inside is a table."""
         marks = self._found[1]
@@ -132,7 +143,7 @@ class Layout:
     def _print(self) -> np.ndarray:
         """Where there is print: bool (h, w). Rules, frames, holes, dust and shadows are left out."""
         labels, marks = self._found
-        kept = ~(_touches_rim(marks, self.grey.shape) | _is_rule(marks) | _is_frame(marks) | _is_hole(marks))
+        kept = ~(_touches_rim(marks, self.grey.shape) | _is_rule(marks) | _is_frame(marks) | self._holes)
         kept &= np.maximum(marks.width, marks.height) >= _MIN_STROKE_PX
         print_ = np.append(kept, False)[labels]
         if not print_.any():
@@ -152,43 +163,6 @@ class Layout:
         return np.append(marks.height >= _LETTER_HEIGHT * usual, False)[labels]
 
 
-def ink_share(grey: np.ndarray) -> float:
-    """Share of the page that is ink, from 0 to 1."""
-    return Layout(grey).ink_share
-
-
-def is_blank(grey: np.ndarray) -> bool:
-    """`Layout.is_blank` of a page."""
-    return Layout(grey).is_blank
-
-
-def x_height_px(grey: np.ndarray) -> float | None:
-    """`Layout.x_height_px` of a page."""
-    return Layout(grey).x_height_px
-
-
-def text_axis(grey: np.ndarray) -> TextAxis:
-    """`Layout.text_axis` of a page."""
-    return Layout(grey).text_axis
-
-
-def columns(grey: np.ndarray) -> list[Region]:
-    """`Layout.columns` of a page."""
-    return Layout(grey).columns
-
-
-def tiles(grey: np.ndarray, max_tiles: int, min_x_height_px: float = MIN_X_HEIGHT_PX) -> list[Region]:
-    """`Layout.tiles` of a page."""
-    return Layout(grey).tiles(max_tiles, min_x_height_px)
-
-
-def _characters(marks: Marks, shape: tuple[int, ...]) -> np.ndarray:
-    """Which marks may be characters or pictures: bool (n,)."""
-    long, short = np.maximum(marks.width, marks.height), np.minimum(marks.width, marks.height)
-    large = (long >= MIN_MARK_PX) & (short >= _MIN_STROKE_PX) & (marks.area >= _MIN_AREA_PX)
-    return large & ~(_touches_rim(marks, shape) | _is_rule(marks) | _is_hole(marks))
-
-
 def _touches_rim(marks: Marks, shape: tuple[int, ...]) -> np.ndarray:
     height, width = shape
     return (marks.left == 0) | (marks.top == 0) | (marks.right == width) | (marks.bottom == height)
@@ -206,20 +180,33 @@ def _is_frame(marks: Marks) -> np.ndarray:
     return large & (marks.area <= _FRAME_FILL * marks.width * marks.height)
 
 
-def _is_hole(marks: Marks) -> np.ndarray:
-    """Punch holes: discs, or rings that have another like them straight below or beside, far away."""
-    width, height = marks.width, marks.height
+def _is_round(marks: Marks) -> np.ndarray:
+    """Which marks are as large and as square as punch holes: bool (n,)."""
+    shorter, longer = np.minimum(marks.width, marks.height), np.maximum(marks.width, marks.height)
     low, high = _HOLE_PX
-    round_ = (np.minimum(width, height) >= low) & (np.maximum(width, height) <= high)
-    round_ &= np.maximum(width, height) <= 1.25 * np.minimum(width, height)
-    holes = round_ & (marks.area >= _HOLE_FILL * width * height)
-    rings = np.nonzero(round_ & ~holes)[0]
-    if 2 <= len(rings) <= 64:
-        x, y = (marks.left + marks.right)[rings] / 2, (marks.top + marks.bottom)[rings] / 2
-        size = np.maximum(width, height)[rings]
+    return (shorter >= low) & (longer <= high) & (longer <= 1.25 * shorter)
+
+
+def _is_letter(number: int, labels: np.ndarray, marks: Marks) -> bool:
+    """Whether a mark has another of about its height close beside it."""
+    left, right, height = int(marks.left[number]), int(marks.right[number]), int(marks.height[number])
+    rows, reach = slice(marks.top[number], marks.bottom[number]), height // 2
+    beside = labels[rows, max(0, left - reach) : left], labels[rows, right : right + reach]
+    others = np.unique(np.concatenate([part.ravel() for part in beside]))
+    heights = marks.height[others[(others >= 0) & (others != number)]]
+    return bool(((heights >= height / 2) & (heights <= 2 * height)).any())
+
+
+def _in_pairs(marks: Marks, chosen: np.ndarray) -> np.ndarray:
+    """Which of the chosen marks (bool) have another like them straight below or beside, far away."""
+    found = np.zeros(len(marks), bool)
+    numbers = np.flatnonzero(chosen)
+    if 2 <= len(numbers) <= 64:
+        x, y = (marks.left + marks.right)[numbers] / 2, (marks.top + marks.bottom)[numbers] / 2
+        size = np.maximum(marks.width, marks.height)[numbers]
         across, down = np.abs(x[:, None] - x), np.abs(y[:, None] - y)
         alike = np.abs(size[:, None] - size) <= 0.15 * size
         straight = np.minimum(across, down) <= 0.06 * np.maximum(across, down)
         apart = np.maximum(across, down) >= (1 + _FEW_HOLES_APART) * size
-        holes[rings[(alike & straight & apart).any(axis=1)]] = True
-    return holes
+        found[numbers[(alike & straight & apart).any(axis=1)]] = True
+    return found

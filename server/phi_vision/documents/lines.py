@@ -8,6 +8,8 @@ from phi_vision.documents.ink import Marks
 
 _BLOCK_PX = 16  # columns that are summed; a slant of 3 degrees moves a line by less than a pixel in them
 _MAX_SLANT = 0.07  # tangent: 4 degrees
+_MIN_SLANT = 0.002  # less is none: 2 pixels across a page of 1,000
+_CLEARER = 1.1  # the contrast of rows along the lines to that of level rows, at least, where lines slant
 _GROUP_BLOCKS = 8  # the width in which a line is measured
 _ASKED = 400  # marks
 _FAR_PX = 1 << 20
@@ -43,12 +45,16 @@ def x_height_px(print_: np.ndarray) -> float | None:
 
 
 def slant(print_: np.ndarray) -> float:
-    """How far lines fall to the right: the tangent, at most 0.07 up or down."""
+    """How far lines fall to the right: the tangent, at most 0.07 up or down; 0.0 where that is not clear."""
     blocks = _blocks(print_)
-    coarse = np.arange(-_MAX_SLANT, _MAX_SLANT + 0.001, 0.007)
-    best = float(coarse[np.argmax([_contrast(_shifted(blocks, tangent)) for tangent in coarse.tolist()])])
-    fine = best + np.arange(-0.006, 0.0065, 0.001)
-    return float(fine[np.argmax([_contrast(_shifted(blocks, tangent)) for tangent in fine.tolist()])])
+
+    def contrast(tangent: float) -> float:
+        return float((np.diff(_shifted(blocks, tangent).sum(axis=1)) ** 2).sum())
+
+    best = max(np.arange(-_MAX_SLANT, _MAX_SLANT + 0.001, 0.007).tolist(), key=contrast)
+    best = max((best + np.arange(-0.006, 0.0065, 0.001)).tolist(), key=contrast)
+    is_clear = abs(best) >= _MIN_SLANT and contrast(best) > _CLEARER * contrast(0.0)
+    return float(best) if is_clear else 0.0
 
 
 def neighbours(marks: Marks) -> tuple[int, int]:
@@ -87,10 +93,6 @@ def _shifted(blocks: np.ndarray, tangent: float) -> np.ndarray:
     height, count = blocks.shape
     shift = np.round((np.arange(count) - count / 2) * _BLOCK_PX * tangent).astype(int)
     return blocks[(np.arange(height)[:, None] + shift) % height, np.arange(count)]
-
-
-def _contrast(blocks: np.ndarray) -> float:
-    return float((np.diff(blocks.sum(axis=1)) ** 2).sum())
 
 
 def _runs(rows: np.ndarray) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from phi_vision.documents.answers import Answer, Status, Token
 from phi_vision.documents.confidence import Confidence, WordConfidence, of_tokens, words
-from phi_vision.media.view import Region, Rotation
+from phi_vision.media.view import PageView, Rotation
 from phi_vision.model.canvas import Canvas
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import PRESETS
@@ -19,8 +19,8 @@ Fixed = Literal["rotation", "tiles", "num_crops", "max_tokens", "temperature"]
 class PageSource(Protocol):
     """A page that can be drawn."""
 
-    async def canvas(self, rotation: Rotation, region: Region | None, num_crops: int) -> Canvas:
-        """A part of the page, turned.
+    async def canvas(self, view: PageView, num_crops: int) -> Canvas:
+        """What a view shows of the page, which is known here: the view's own number says nothing.
 
         Raises:
             RequestError: it cannot be drawn.

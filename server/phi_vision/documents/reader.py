@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from phi_vision.documents.layout import MIN_X_HEIGHT_PX, Layout
 from phi_vision.documents.orientation import LOOK_CROPS, LOOK_TOKENS, ROTATIONS, upright
 from phi_vision.documents.pages import Ask, Attempt, Fixed, PageResult, PageSource, ReadOptions
 from phi_vision.documents.readings import MISSING, Reading, joined, reading_of
 from phi_vision.documents.side_by_side import side_by_side
-from phi_vision.documents.ways import Way, is_small_print, layout_of
+from phi_vision.documents.ways import Way, in_parts, is_small_print, way_of
 from phi_vision.errors import RequestError
-from phi_vision.media.view import WHOLE, Region, Rotation
+from phi_vision.media.view import PageView, Rotation
 from phi_vision.model.canvas import Canvas
-
-MAX_TILES = 16
-"""The most parts that a page is read in where the client sets no number."""
-
-CLOSER = 3.5
-"""How much larger print becomes where a page in doubt is read in tiles."""
 
 RETRY_TEMPERATURE = 0.2
 """How much warmer the last attempt is."""
@@ -56,7 +48,7 @@ class _Found:
     """A reading of the page, and of its parts."""
 
     way: Way
-    parts: tuple[Reading, ...]  # one a region
+    parts: tuple[Reading, ...]  # one a view
     whole: Reading
 
 
@@ -73,7 +65,7 @@ class _Reader:
     async def read(self, index: int) -> PageResult:
         """All of it, see `read_page`."""
         way = await self._way(self._options.rotation)
-        if not way.layout.is_blank:
+        if not way.is_blank:
             await self._first(way)
             await self._closer()
             await self._warmer()
@@ -82,17 +74,17 @@ class _Reader:
     async def _first(self, way: Way) -> None:
         """As it comes; the part with the most print first, which tells whether the page may be turned."""
         number = way.with_most_print
-        opening = await self._part(way, way.regions[number])
+        opening = await self._part(way, way.views[number])
         parts = {number: opening}
-        if len(way.regions) == 1:
+        if len(way.views) == 1:
             self._note(way, parts, [opening])
         upright = way
         if opening.is_unsure and self._may("rotation"):
             upright = await self._upright(way)
-        if upright is way and len(way.regions) > 1:
+        if upright is way and len(way.views) > 1:
             await self._read(way, parts, [opening])
         elif upright is not way:
-            if len(way.regions) > 1:
+            if len(way.views) > 1:
                 self._note(way, parts, [opening])
             await self._try(upright)
 
@@ -100,9 +92,9 @@ class _Reader:
         """In tiles, which show more of each character."""
         way, reading = self._found.way, self._found.whole
         if self._may_split and not (self._is_good(reading) and not is_small_print(way.layout, reading)):
-            regions = await self._regions(way.layout, closer=True)
-            if len(regions) > len(way.regions):
-                await self._try(replace(way, regions=regions))
+            closer = await in_parts(way, self._options)
+            if len(closer.views) > len(way.views):
+                await self._try(closer)
 
     async def _warmer(self) -> None:
         """The parts in doubt with a temperature, which leads out of loops."""
@@ -131,28 +123,13 @@ class _Reader:
     # How it is done.
 
     async def _way(self, rotation: Rotation) -> Way:
-        """The page turned, in as many parts as its print asks for."""
-        options = self._options
-        canvas = await self._page.canvas(rotation, None, options.num_crops)
-        layout = await asyncio.to_thread(layout_of, canvas)
-        return Way(rotation, canvas, layout, await self._regions(layout), options.temperature)
-
-    async def _regions(self, layout: Layout, *, closer: bool = False) -> tuple[Region, ...]:
-        """The parts that the page is read in: as its print asks for, or so that it is larger."""
-        wanted = self._options.tiles
-        if wanted == "off" or "num_crops" in self._options.fixed or (wanted == "auto" and not closer):
-            return (WHOLE,)
-        most = MAX_TILES if wanted == "auto" else wanted
-        # As many bands as the client wants cannot show the print larger than so many times.
-        zoom = CLOSER if wanted == "auto" else float(most)
-        x_height_px = max(MIN_X_HEIGHT_PX, zoom * (layout.x_height_px or 0.0))
-        return tuple(await asyncio.to_thread(layout.tiles, most, x_height_px)) or (WHOLE,)
+        return await way_of(self._page, rotation, self._options)
 
     async def _upright(self, way: Way) -> Way:
         """The page turned so that it is read best; `way` itself where it is so already."""
         try:
             looks = [await self._look(way, closer=False)]
-            whole = len(way.regions) == 1
+            whole = len(way.views) == 1
             if whole and self._may_split and all(look.is_unsure for look in looks[0].values()):
                 looks.append(await self._look(way, closer=True))
             rotation = upright(looks)
@@ -166,17 +143,15 @@ class _Reader:
         return dict(zip(ROTATIONS, looks, strict=True))
 
     async def _look_at(self, way: Way, rotation: Rotation, *, closer: bool) -> Reading:
-        if closer or len(way.regions) > 1:
+        view, num_crops = replace(way.whole, rotation=rotation), min(LOOK_CROPS, self._options.num_crops)
+        if closer or len(way.views) > 1:
             turned = way if rotation == way.rotation else await self._way(rotation)
             if closer:
-                turned = replace(turned, regions=await self._regions(turned.layout, closer=True))
-            region, num_crops = turned.regions[turned.with_most_print], self._options.num_crops
-        else:
-            region, num_crops = WHOLE, min(LOOK_CROPS, self._options.num_crops)
-        canvas = await self._page.canvas(rotation, region, num_crops)
+                turned = await in_parts(turned, self._options)
+            view, num_crops = turned.views[turned.with_most_print], self._options.num_crops
+        canvas = await self._page.canvas(view, num_crops)
         reading = await self._ask_about(canvas, way.temperature, min(LOOK_TOKENS, self._options.max_tokens))
-        look = replace(way, rotation=rotation, regions=(region,))
-        self._add_attempt("orientation", look, reading, [reading])
+        self._add_attempt("orientation", replace(way, whole=view, views=(view,)), reading, [reading])
         return reading
 
     async def _try(self, way: Way, known: Mapping[int, Reading] = MappingProxyType({})) -> None:
@@ -188,14 +163,14 @@ class _Reader:
 
     async def _read(self, way: Way, known: Mapping[int, Reading], asked: Sequence[Reading] = ()) -> None:
         """Read the parts that are not known, side by side; what was `asked` counts for this attempt too."""
-        unknown = [number for number in range(len(way.regions)) if number not in known]
-        found = await side_by_side(self._part(way, way.regions[number]) for number in unknown)
+        unknown = [number for number in range(len(way.views)) if number not in known]
+        found = await side_by_side(self._part(way, way.views[number]) for number in unknown)
         self._note(way, {**known, **dict(zip(unknown, found, strict=True))}, [*asked, *found])
 
-    async def _part(self, way: Way, region: Region) -> Reading:
+    async def _part(self, way: Way, view: PageView) -> Reading:
         canvas = way.canvas
-        if region != WHOLE:
-            canvas = await self._page.canvas(way.rotation, region, self._options.num_crops)
+        if view != way.whole:
+            canvas = await self._page.canvas(view, self._options.num_crops)
         return await self._ask_about(canvas, way.temperature, self._options.max_tokens)
 
     async def _ask_about(self, canvas: Canvas, temperature: float, max_tokens: int) -> Reading:
@@ -213,7 +188,7 @@ class _Reader:
 
     def _note(self, way: Way, parts: Mapping[int, Reading], asked: Sequence[Reading]) -> None:
         """An attempt that is over; kept if it is the best."""
-        readings = tuple(parts.get(number, MISSING) for number in range(len(way.regions)))
+        readings = tuple(parts.get(number, MISSING) for number in range(len(way.views)))
         whole = joined(readings)
         self._add_attempt("read", way, whole, asked)
         if self._best is None or whole.rank > self._best.whole.rank:
@@ -231,7 +206,7 @@ class _Reader:
             Attempt(
                 purpose=purpose,
                 rotation=way.rotation,
-                tiles=len(way.regions),
+                tiles=len(way.views),
                 temperature=way.temperature,
                 status=reading.status,
                 confidence=reading.confidence,
@@ -242,7 +217,7 @@ class _Reader:
         )
 
     def _result(self, index: int, first: Way) -> PageResult:
-        nothing = _Found(replace(first, regions=()), (), Reading("", "", "blank"))
+        nothing = _Found(replace(first, views=()), (), Reading("", "", "blank"))
         way, reading = (self._best or nothing).way, (self._best or nothing).whole
         return PageResult(
             index=index,
@@ -251,10 +226,10 @@ class _Reader:
             status=reading.status,
             attempts=tuple(self._attempts),
             rotation=way.rotation,
-            tiles=len(way.regions),
-            width=way.canvas.width,
-            height=way.canvas.height,
-            dpi=way.canvas.dpi,
+            tiles=len(way.views),
+            width=way.page.width,
+            height=way.page.height,
+            dpi=way.page.dpi,
             tokens=reading.tokens,
             prompt_tokens=sum(attempt.prompt_tokens for attempt in self._attempts),
             completion_tokens=sum(attempt.completion_tokens for attempt in self._attempts),

@@ -1,20 +1,24 @@
 """Where a page can be cut: at gutters between columns, and at blank rows between lines.
 
-Cuts are straight and level. On a page that slants so much that no level row is blank, a cut follows the row
-with the least ink and may go through a line.
+Cuts are straight and level; a page that slants is levelled before it is cut.
+
+A tile is a band of lines of one column. White around it fills a grid of crops, the squarest on which its
+print is large enough: there the global view shows letters undistorted, and a line of a short band is no
+larger than that of a high one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from phi_vision.documents.ink import Marks
-from phi_vision.model.geometry import crop_grid
-from phi_vision.spec import PHI_3_5_VISION
+from phi_vision.media.view import Frame
+from phi_vision.model.geometry import CROP_PX
 
 MIN_X_HEIGHT_PX = 8.0  # of small letters on the canvas, below which the model misreads print
 _MIN_GAIN = 1.1  # of the print's size; cutting a page for less is not worth its cost
@@ -26,7 +30,6 @@ _MIN_COLUMN_WIDTH = 12.0
 _MIN_COLUMN_FILL = (
     0.55  # of a column's width that its usual row of print takes; the cells of a table take less
 )
-_MAX_SLANT = 0.07  # of a gutter: 4 degrees, as a tangent
 _MARGIN = 1.5  # kept around the print, for points and accents too small to be marks
 _MIN_LINE_HEIGHT = 0.6  # lower pieces are accents and dots: no cut parts them from their line
 
@@ -38,6 +41,18 @@ class Box(NamedTuple):
     top: int
     right: int
     bottom: int
+
+
+class Tile(NamedTuple):
+    """A part of a page to be read alone, and the white around it."""
+
+    box: Box
+    frame: Frame
+
+
+class _Grid(NamedTuple):
+    columns: int  # crops
+    rows: int
 
 
 def columns(print_: np.ndarray, x_height_px: float | None, frames: Marks) -> list[Box]:
@@ -65,80 +80,91 @@ def columns(print_: np.ndarray, x_height_px: float | None, frames: Marks) -> lis
 
 
 def tiles(
-    print_: np.ndarray, x_height_px: float | None, frames: Marks, max_tiles: int, min_x_height_px: float
-) -> list[Box]:
-    """Boxes whose print is large enough when each is drawn on a grid of its own, see `Layout.tiles`."""
-    if x_height_px is None or x_height_px >= min_x_height_px or max_tiles < 2:
+    print_: np.ndarray,
+    x_height_px: float | None,
+    frames: Marks,
+    max_tiles: int,
+    num_crops: int,
+    wanted_px: float,
+) -> list[Tile]:
+    """Tiles whose print is large enough when each is drawn on a grid of its own, see `Layout.tiles`."""
+    if x_height_px is None or max_tiles < 2:
         return []
     blocks = columns(print_, x_height_px, frames)
-    whole = Box(0, 0, print_.shape[1], print_.shape[0])
-    single = _trimmed(print_, whole, x_height_px)
     if len(blocks) > max_tiles:
-        blocks = [single]
-    cuts = [_gaps(_part(print_, block).sum(axis=1), x_height_px) for block in blocks]
-    now = _scale(whole)
-    wanted = min_x_height_px / x_height_px * now
-    while wanted > _MIN_GAIN * now:
-        bands = [_bands(print_, block, gaps, wanted) for block, gaps in zip(blocks, cuts, strict=True)]
-        if sum(map(len, bands)) <= max_tiles:
-            return [band for block in bands for band in block]
-        wanted *= 0.95
+        blocks = [_trimmed(print_, Box(0, 0, print_.shape[1], print_.shape[0]), x_height_px)]
+    rows = [_part(print_, block).sum(axis=1) for block in blocks]
+    lines = [_lines(profile, x_height_px) for profile in rows]
+    widest = max(num_crops * CROP_PX / (block.right - block.left) for block in blocks)
+    zoom = min(wanted_px / x_height_px, widest)
+    while zoom >= _MIN_GAIN:
+        enough = max(_MIN_GAIN, min(zoom, MIN_X_HEIGHT_PX / x_height_px))
+        found = []
+        for block, profile, runs in zip(blocks, rows, lines, strict=True):
+            width = block.right - block.left
+            grid = _grid(num_crops, enough * width)
+            framed_width = max(width, grid.columns * CROP_PX / zoom)
+            frame = Frame(framed_width / width, grid.columns / grid.rows)
+            height = int(framed_width / frame.aspect)
+            for top, bottom in _bands(profile, runs, height, math.ceil(_MARGIN * x_height_px)):
+                box = Box(block.left, block.top + top, block.right, block.top + bottom)
+                found.append(Tile(box, frame))
+        if len(found) <= max_tiles:
+            return found
+        zoom *= 0.95
     return []
 
 
-def _scale(box: Box) -> float:
-    """How much a box is enlarged on a grid of its own, in pixels of the canvas for each of the box's."""
-    width, height = box.right - box.left, box.bottom - box.top
-    return crop_grid(width, height, PHI_3_5_VISION.max_num_crops).resized_width / width
+def _grid(num_crops: int, width_px: float) -> _Grid:
+    """The squarest of the grids with at most `num_crops` that are so wide; else the widest."""
+    grids = [_Grid(num_crops // rows, rows) for rows in range(math.isqrt(num_crops), 0, -1)]
+    return next((grid for grid in grids if grid.columns * CROP_PX >= width_px), grids[-1])
 
 
-def _bands(print_: np.ndarray, block: Box, gaps: np.ndarray, scale: float) -> list[Box]:
-    """The fewest bands of a block that each reach `scale`, as even as its gaps allow."""
-    width, height = block.right - block.left, block.bottom - block.top
-    highest = _highest_band(width, height, scale)
-    rows = _part(print_, block).sum(axis=1)
-    edges = _cut(rows, gaps, highest)
-    least, most = math.ceil(height / (len(edges) - 1)), highest
+def _bands(
+    rows: np.ndarray, lines: list[tuple[int, int]], height: int, margin: int
+) -> Iterator[tuple[int, int]]:
+    """The fewest bands of at most `height` rows, as even as the lines allow.
+
+    Args:
+        rows: print in each row of a block.
+        lines: first row of each line, and the one past its last.
+        height: of a band with its margins.
+        margin: kept above and below the lines of a band, where others leave room for it.
+    """
+    most = max(1, height - 2 * margin)
+    least, bands = 1, _packed(rows, lines, most)
     while least < most:
         middle = (least + most) // 2
-        if len(_cut(rows, gaps, middle)) <= len(edges):
-            most = middle
+        found = _packed(rows, lines, middle)
+        if len(found) <= len(bands):
+            most, bands = middle, found
         else:
             least = middle + 1
-    edges = _cut(rows, gaps, most)
-    return [
-        Box(block.left, block.top + top, block.right, block.top + bottom) for top, bottom in pairwise(edges)
-    ]
+    cuts = [(upper[1] + lower[0] + 1) // 2 for upper, lower in pairwise(bands)]
+    for (start, end), above, below in zip(bands, [0, *cuts], [*cuts, len(rows)], strict=True):
+        spare = max(margin, (height - (end - start)) // 2)  # page rather than white, while there is room
+        yield max(above, start - spare), min(below, end + spare)
 
 
-def _highest_band(width: int, height: int, scale: float) -> int:
-    """The most rows of a band that reaches `scale`; at least one."""
-    least, most = 1, height
-    while least < most:
-        middle = (least + most + 1) // 2
-        if _scale(Box(0, 0, width, middle)) >= scale:
-            least = middle
+def _packed(rows: np.ndarray, lines: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """Lines put together to bands of at most `most` rows, each as high as it can be."""
+    bands: list[tuple[int, int]] = []
+    for start, end in lines:
+        while end - start > most:  # no line that can be told from the next
+            cut = start + max(1, most // 2)
+            cut += int(np.argmin(rows[cut : start + most + 1]))
+            bands.append((start, cut))
+            start = cut
+        if bands and end - bands[-1][0] <= most:
+            bands[-1] = bands[-1][0], end
         else:
-            most = middle - 1
-    return least
+            bands.append((start, end))
+    return bands
 
 
-def _cut(rows: np.ndarray, gaps: np.ndarray, highest: int) -> list[int]:
-    """Edges of bands of at most `highest` rows each, cut as late as possible, at gaps where there are any."""
-    edges = [0]
-    while len(rows) - edges[-1] > highest:
-        start = edges[-1]
-        within = gaps[(gaps > start) & (gaps <= start + highest)]
-        if len(within):
-            edges.append(int(within[-1]))
-        else:
-            from_row = start + max(1, highest // 2)
-            edges.append(from_row + int(np.argmin(rows[from_row : start + highest + 1])))
-    return [*edges, len(rows)]
-
-
-def _gaps(rows: np.ndarray, x_height_px: float) -> np.ndarray:
-    """The middles of the blank rows between lines."""
+def _lines(rows: np.ndarray, x_height_px: float) -> list[tuple[int, int]]:
+    """Where rows of print begin and end between blank rows."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], rows > 0, [0])).astype(np.int8)))
     starts, ends = edges[::2].tolist(), edges[1::2].tolist()
     while len(starts) > 1:
@@ -150,43 +176,21 @@ def _gaps(rows: np.ndarray, x_height_px: float) -> np.ndarray:
         below = starts[low + 1] - ends[low] if low + 1 < len(starts) else math.inf
         upper = low - 1 if above < below else low
         del ends[upper], starts[upper + 1]
-    return np.array([(end + start + 1) // 2 for end, start in zip(ends[:-1], starts[1:], strict=True)], int)
+    return list(zip(starts, ends, strict=True))
 
 
 def _split(solid: np.ndarray, box: Box, x_height_px: float) -> list[Box]:
     """Cut a box at its clearest gutter, and its parts again."""
-    if box.bottom <= box.top:
-        return []
     gutter = _gutter(solid, box, x_height_px)
     if gutter is None:
-        return [box]
-    # A slanting gutter goes on beside itself, in straight pieces: the columns go on too.
-    gutters = [gutter]
-    while above := _gutter(solid, box._replace(bottom=gutters[0].top), x_height_px):
-        if not _goes_on(solid, box, above, gutters[0], x_height_px):
-            break
-        gutters.insert(0, above)
-    while below := _gutter(solid, box._replace(top=gutters[-1].bottom), x_height_px):
-        if not _goes_on(solid, box, gutters[-1], below, x_height_px):
-            break
-        gutters.append(below)
-    tops = [gutters[0].top, *(lower.top for lower in gutters[1:]), gutters[-1].bottom]
-    lefts = [
-        Box(box.left, top, gutter.left, bottom)
-        for gutter, (top, bottom) in zip(gutters, pairwise(tops), strict=True)
-    ]
-    rights = [left._replace(left=left.right, right=box.right) for left in lefts]
-    inner = [piece for part in (*lefts, *rights) for piece in _split(solid, part, x_height_px)]
-    before = _split(solid, box._replace(bottom=tops[0]), x_height_px)
-    return [*before, *inner, *_split(solid, box._replace(top=tops[-1]), x_height_px)]
-
-
-def _goes_on(solid: np.ndarray, box: Box, upper: Box, lower: Box, x_height_px: float) -> bool:
-    """Whether two gutters are pieces of one: nothing spans the page between them, and they are near."""
-    near = (
-        abs(upper.left - lower.left) <= _MAX_SLANT * (lower.bottom - upper.top) + _GUTTER_WIDTH * x_height_px
+        return [box] if box.top < box.bottom else []
+    parts = (
+        box._replace(bottom=gutter.top),
+        gutter._replace(left=box.left),
+        gutter._replace(right=box.right),
+        box._replace(top=gutter.bottom),
     )
-    return near and not solid[upper.bottom : lower.top, box.left : box.right].any()
+    return [piece for part in parts for piece in _split(solid, part, x_height_px)]
 
 
 def _gutter(page: np.ndarray, box: Box, x_height_px: float) -> Box | None:
@@ -209,7 +213,8 @@ def _gutter(page: np.ndarray, box: Box, x_height_px: float) -> Box | None:
     for x in _candidates(longest, _GUTTER_SHARE * (last - first)):
         bottom = first + int(end[x])
         top = bottom - int(longest[x])
-        top, bottom = _blank_row(solid, top, x_height_px), _blank_row(solid, bottom, x_height_px)
+        top = 0 if top == first else _blank_row(solid, top, x_height_px)
+        bottom = len(solid) if bottom == last else _blank_row(solid, bottom, x_height_px)
         if all(_is_column(part, x_height_px) for part in (solid[top:bottom, :x], solid[top:bottom, x:])):
             return Box(box.left + x, box.top + top, box.left + x, box.top + bottom)
     return None
@@ -227,12 +232,10 @@ def _candidates(longest: np.ndarray, least: float) -> list[int]:
 
 def _blank_row(solid: np.ndarray, row: int, x_height_px: float) -> int:
     """The row with the least ink close to `row`, the middle of them if there are several."""
-    if row in (0, len(solid)):
-        return row  # the edge of the box, which may end with its last line of print
     first = max(0, row - round(2 * x_height_px))
     ink = solid[first : row + round(2 * x_height_px) + 1].sum(axis=1)
     least = np.flatnonzero(ink == ink.min())
-    return first + int(least[np.argmin(np.abs(least + first - row))])
+    return first + int(least[len(least) // 2])
 
 
 def _is_column(solid: np.ndarray, x_height_px: float) -> bool:

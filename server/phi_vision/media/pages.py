@@ -9,8 +9,9 @@ from PIL import Image
 
 from phi_vision.media import decode, pdf
 from phi_vision.media.decode import PictureLimits, PictureRefused
-from phi_vision.media.view import WHOLE, PageView, Region
-from phi_vision.model.canvas import draw_canvas, pad
+from phi_vision.media.levelling import SlantingPart, slanting_part
+from phi_vision.media.view import WHOLE, PageView, Region, Rotation
+from phi_vision.model.canvas import draw_canvas, pad, size_on_grid
 from phi_vision.model.crops import CropLimit
 from phi_vision.model.geometry import crop_grid
 from phi_vision.spec import PHI_3_5_VISION
@@ -80,14 +81,23 @@ def draw(data: bytes, view: PageView, limit: CropLimit, limits: PictureLimits) -
     return _draw_pdf(data, view, limit) if pdf.is_pdf(data) else _draw_picture(data, view, limit, limits)
 
 
-def _draw_picture(data: bytes, view: PageView, limit: CropLimit, limits: PictureLimits) -> Drawing:
-    picture = decode.decode(data, limits, view.page)
+def shown(picture: Image.Image, view: PageView) -> Image.Image:
+    """What `view` shows of a picture, at the picture's own resolution and without its frame."""
     if view.rotation:
         picture = picture.transpose(_TURNS[view.rotation])
-    if view.region is not None:
-        picture = picture.crop(_pixels(view.region, *picture.size))
-    num_crops = limit.num_crops(*picture.size)
-    return Drawing(draw_canvas(picture, num_crops), *picture.size, num_crops, _dpi(picture))
+    if view.slant:
+        part = slanting_part(*picture.size, view.slant, view.region or WHOLE)
+        size = max(1, round(part.width)), max(1, round(part.height))
+        return part.draw(picture, 0, 1, size)
+    return picture if view.region is None else picture.crop(_pixels(view.region, *picture.size))
+
+
+def _draw_picture(data: bytes, view: PageView, limit: CropLimit, limits: PictureLimits) -> Drawing:
+    picture = decode.decode(data, limits, view.page)
+    part = shown(picture, view)
+    size = view.frame.size(*part.size) if view.frame else part.size
+    num_crops = limit.num_crops(*size)
+    return Drawing(draw_canvas(part, num_crops, size), *size, num_crops, _dpi(picture))
 
 
 def _draw_pdf(data: bytes, view: PageView, limit: CropLimit) -> Drawing:
@@ -96,16 +106,39 @@ def _draw_pdf(data: bytes, view: PageView, limit: CropLimit) -> Drawing:
         decode.check_aspect(*inches, f"page {view.page + 1} of {inches[0]:.3g} x {inches[1]:.3g} inches")
         if view.rotation in (90, 270):
             inches = inches[::-1]
-        if view.region is not None:
-            left, top, right, bottom = view.region
-            inches = inches[0] * (right - left), inches[1] * (bottom - top)
-        across, down = (max(1, round(side * _UNITS_PER_INCH)) for side in inches)
-        full = crop_grid(across, down, PHI_3_5_VISION.num_crops)
+        part = slanting_part(*inches, view.slant, view.region or WHOLE)
+        inner = max(1, round(part.width * _UNITS_PER_INCH)), max(1, round(part.height * _UNITS_PER_INCH))
+        outer = view.frame.size(*inner) if view.frame else inner
+        full = crop_grid(*outer, PHI_3_5_VISION.num_crops)
         width, height = full.resized_width, full.resized_height
         num_crops = limit.num_crops(width, height)
         grid = crop_grid(width, height, num_crops)
-        rendered = page.render(grid.resized_width, grid.resized_height, view.rotation, view.region)
-    return Drawing(pad(rendered, grid), width, height, num_crops, max(width, height) / max(inches))
+        size = size_on_grid(inner, outer, grid)
+        if view.slant:
+            rendered = _rendered_level(page, view.rotation, inches, part, size)
+        else:
+            rendered = page.render(*size, view.rotation, view.region)
+    dpi = max(size_on_grid(inner, outer, full)) / max(part.width, part.height)
+    return Drawing(pad(rendered, grid), width, height, num_crops, dpi)
+
+
+def _rendered_level(
+    page: pdf.PdfPage,
+    rotation: Rotation,
+    inches: tuple[float, float],
+    part: SlantingPart,
+    size: tuple[int, int],
+) -> Image.Image:
+    """A part of a page that slants, in `size` pixels; no more of the page is rendered than around it."""
+    width, height = inches
+    left, top, right, bottom = part.bounds()
+    left, top, right, bottom = max(0, left), max(0, top), min(width, right), min(height, bottom)
+    if left >= right or top >= bottom:
+        return Image.new("RGB", size, "white")
+    zoom = size[0] / part.width
+    region = Region(left / width, top / height, right / width, bottom / height)
+    around = max(1, round((right - left) * zoom)), max(1, round((bottom - top) * zoom))
+    return part.draw(page.render(*around, rotation, region), complex(left, top), zoom, size)
 
 
 def _pixels(region: Region, width: int, height: int) -> tuple[int, int, int, int]:

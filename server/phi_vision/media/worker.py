@@ -1,9 +1,9 @@
 """The process that draws canvases of strangers' pictures and pages, one at a time. `worker_pool` starts it.
 
-On its standard input: a line of JSON, `{"bytes": n, "most": crops, "adaptive": bool, "page": n, "rotation":
-degrees, "region": shares or null}`, and the file. On its standard output: a line of JSON, `{"size": [width,
-height], "key": digest, "dpi": dpi or null}`, or `{"refused": reason}`. The canvas itself is written to a
-file descriptor that it inherits, memory shared with the server. A line `{"bytes": n, "count": true}` is
+On its standard input: a line of JSON, `{"bytes": n, "most": crops, "adaptive": bool, ...}` with the fields of
+a `PageView`, and the file. On its standard output: a line of JSON, `{"size": [width, height], "key": digest,
+"dpi": dpi or null}`, or `{"refused": reason}`. The canvas itself is written to a file descriptor that it
+inherits, memory shared with the server. A line `{"bytes": n, "count": true}` is
 answered by `{"pages": n}`, and `{"bytes": n, "extract": page, "max_bytes": n}` by `{"file": bytes}` and a
 file of this page alone.
 """
@@ -11,6 +11,7 @@ file of this page alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from PIL import Image
 
 from phi_vision.media.decode import PictureLimits, PictureRefused
 from phi_vision.media.pages import count_pages, draw, extract_page
-from phi_vision.media.view import PageView, Region
+from phi_vision.media.view import Frame, PageView, Region
 from phi_vision.model.canvas import MAX_CANVAS_BYTES, planes
 from phi_vision.model.crops import CropLimit
 
@@ -72,8 +73,11 @@ def _extract(data: bytes, request: dict[str, Any], limits: PictureLimits) -> byt
 
 
 def _view(request: dict[str, Any]) -> PageView:
-    region = request["region"]
-    return PageView(request["page"], request["rotation"], Region(*region) if region else None)
+    fields = {field.name: request[field.name] for field in dataclasses.fields(PageView)}
+    for name, kind in (("region", Region), ("frame", Frame)):
+        if fields[name] is not None:
+            fields[name] = kind(*fields[name])
+    return PageView(**fields)
 
 
 def _draw(
@@ -83,7 +87,8 @@ def _draw(
     _write(memory, drawing.canvas)
     key = f"{hashlib.sha256(data).hexdigest()}-{drawing.num_crops}"
     if view != PageView():
-        key += f"-{view.page}-{view.rotation}-{','.join(map(repr, view.region or ()))}"
+        region, frame = (",".join(map(repr, part or ())) for part in (view.region, view.frame))
+        key += f"-{view.page}-{view.rotation}-{view.slant!r}-{region}-{frame}"
     return {"size": [drawing.width, drawing.height], "key": key, "dpi": drawing.dpi}
 
 

@@ -40,34 +40,45 @@ class Canvas:
         return canvas_tokens(height // CROP_PX, width // CROP_PX)
 
 
-def draw_canvas(image: Image.Image, num_crops: int) -> Image.Image:
+def draw_canvas(
+    image: Image.Image, num_crops: int, framed_size: tuple[int, int] | None = None
+) -> Image.Image:
     """Resize `image` onto its crop grid and pad it with white.
 
     Args:
         image: any mode; converted to RGB.
         num_crops: the most crops that the canvas may have.
+        framed_size: with margins that count as part of it; None for none.
 
     Returns:
         RGB; width and height are multiples of 336.
     """
-    grid = crop_grid(image.width, image.height, num_crops)
+    width, height = framed_size or image.size
+    grid = crop_grid(width, height, num_crops)
+    across, down = size_on_grid(image.size, (width, height), grid)
     # The original turns portrait pictures on their side first. Bilinear resizing treats the axes
     # alike but filters columns before rows, so the turn is kept for equal rounding.
-    portrait = image.width < image.height
+    portrait = width < height
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     if portrait:
         turned = rgb.transpose(Image.Transpose.TRANSPOSE)
-        resized = turned.resize((grid.resized_height, grid.resized_width), Image.Resampling.BILINEAR)
+        resized = turned.resize((down, across), Image.Resampling.BILINEAR)
         resized = resized.transpose(Image.Transpose.TRANSPOSE)
     else:
-        resized = rgb.resize((grid.resized_width, grid.resized_height), Image.Resampling.BILINEAR)
+        resized = rgb.resize((across, down), Image.Resampling.BILINEAR)
     return pad(resized, grid)
 
 
+def size_on_grid(size: tuple[int, int], framed_size: tuple[int, int], grid: CropGrid) -> tuple[int, int]:
+    """How large a picture is on the grid that it fills with its margins."""
+    width, height = (side / framed for side, framed in zip(size, framed_size, strict=True))
+    return max(1, round(grid.resized_width * width)), max(1, round(grid.resized_height * height))
+
+
 def pad(resized: Image.Image, grid: CropGrid) -> Image.Image:
-    """A picture of the grid's `resized_width` x `resized_height`, RGB, with the grid's white padding."""
+    """A picture in the middle of a white canvas; `CropGrid.left` and `top` say the same without margins."""
     canvas = Image.new("RGB", (grid.width, grid.height), "white")
-    canvas.paste(resized, (grid.left, grid.top))
+    canvas.paste(resized, ((grid.width - resized.width) // 2, (grid.height - resized.height) // 2))
     return canvas
 
 

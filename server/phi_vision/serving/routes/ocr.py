@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -20,7 +20,7 @@ from phi_vision.documents.reader import read_page
 from phi_vision.documents.side_by_side import side_by_side
 from phi_vision.errors import RequestError
 from phi_vision.media.fair_share import DecodeShare
-from phi_vision.media.view import PageView, Region, Rotation
+from phi_vision.media.view import PageView
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit, CropPolicy
 from phi_vision.serving import annotation, mistral_ocr, openapi
@@ -68,8 +68,8 @@ class _FilePage:
     share: DecodeShare
     param: str
 
-    async def canvas(self, rotation: Rotation, region: Region | None, num_crops: int) -> Canvas:
-        view = PageView(self.page, rotation, region)
+    async def canvas(self, view: PageView, num_crops: int) -> Canvas:
+        view = replace(view, page=self.page)
         return await self.pictures.canvas(self.file, view, CropLimit(num_crops), self.share, self.param)
 
 
