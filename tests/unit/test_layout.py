@@ -142,14 +142,22 @@ def test_the_axis_of_text(kind: str) -> None:
         assert axis.certainty > 0.1
 
 
-def test_columns_are_kept_apart_under_their_heading() -> None:
-    page = drawn("columns", 7, 14)
+@pytest.mark.parametrize("em", [9, 11, 14])  # the heading's round letters are as large as punch holes
+def test_columns_are_kept_apart_under_their_heading(em: float) -> None:
+    page = drawn("columns", 7, em)
     blocks = Layout(grey_of_page(page.image)).columns
     assert len(blocks) == 3
     assert [len(lines_in(page, block)) for block in blocks] == [
         1,
         *(sum(line.column == column for line in page.lines[1:]) for column in (0, 1)),
     ]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_punch_holes_beside_print_belong_to_no_column(seed: int) -> None:
+    [clean] = Layout(grey_of_page(drawn("prose", seed, 14).image)).columns
+    [punched] = Layout(grey_of_page(drawn("prose", seed, 14, dirt=("holes",)).image)).columns
+    assert punched.left == pytest.approx(clean.left, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", ["prose", "capitals", "contents", "table"])
@@ -217,6 +225,16 @@ def test_tiles_show_print_as_large_as_wanted_on_square_grids(num_crops: int) -> 
         width, _ = view.frame.size(*shown(page.image, view).size)
         zoom = math.isqrt(num_crops) * CROP_PX / width  # pixels of the canvas for one of the page
         assert zoom == pytest.approx(1.5 * grey.shape[1] / page.image.width, rel=0.05)
+
+
+def test_a_block_of_one_line_is_shown_no_larger_than_others() -> None:
+    page = drawn("columns", 7, 9)
+    layout = Layout(grey_of_page(page.image))
+    assert layout.x_height_px is not None
+    found = layout.tiles(16, 16, 1.5 * layout.x_height_px)
+    assert [len(lines_in(page, view.region)) for view in found if view.region].count(1) == 1  # the heading
+    widths = [view.frame.size(*shown(page.image, view).size)[0] for view in found if view.frame]
+    assert widths == pytest.approx([widths[0]] * len(found), rel=0.02)
 
 
 def test_a_wide_column_of_small_print_lies_on_a_grid_as_flat_as_its_print_needs() -> None:
