@@ -79,12 +79,11 @@ class AnyServerAsk(ABC, Generic[Question]):
         return result
 
     async def _ask_any(self, item: Item, in_doubt: bool) -> dict[str, Any]:
-        question: Question | None = None
+        self._servers.check()  # or the file would be read in vain
+        question = await self._question(item)
         asked: list[Server] = []
         while True:
             with self._servers.take(asked) as server:
-                if question is None:
-                    question = await self._question(item)
                 asked.append(server)
                 try:
                     if in_doubt:

@@ -9,13 +9,12 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from phi_vision.batch import results
 from phi_vision.batch.any_server import AnyServerAsk
-from phi_vision.batch.pages import Pages
 from phi_vision.batch.sending import ANSWER_TIMEOUT_S, understanding
 from phi_vision.batch.servers import Server, Servers, Unavailable
 from phi_vision.batch.work import Item, ItemError
@@ -24,6 +23,13 @@ from phi_vision.client.images import Input
 from phi_vision.client.text import one_line
 
 _LINE_URL = re.compile(r"/v1(/[a-z][a-z_/-]{0,60})")
+
+
+class ReadsPages(Protocol):
+    """Where pictures and pages come from: `pages.Pages`, or who has read them before."""
+
+    async def read(self, request: Mapping[str, Any]) -> Input:
+        """See `pages.Pages.read`."""
 
 
 @dataclass
@@ -58,7 +64,7 @@ class FileAsk(AnyServerAsk[Input]):
     def __init__(
         self,
         servers: Servers,
-        pages: Pages,
+        pages: ReadsPages,
         task: str,
         prompt: str | None = None,
         schema: Mapping[str, Any] | None = None,

@@ -78,6 +78,14 @@ class Servers:
         self.all = tuple(Server(endpoint) for endpoint in endpoints)
         self._clock = clock
 
+    def check(self) -> None:
+        """Fail where no request could be sent now.
+
+        Raises:
+            TryLater: none takes a request now.
+        """
+        self._next(())
+
     @contextmanager
     def take(self, besides: Collection[Server] = ()) -> Iterator[Server]:
         """A server for one request, which it has for the time of the `with`.

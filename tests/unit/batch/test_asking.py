@@ -199,6 +199,17 @@ def test_a_file_that_cannot_be_read(answering: AnsweringServer, tmp_path: Path) 
     assert answering.state == before
 
 
+def test_a_file_is_not_read_while_no_server_takes_it(folder: Folder) -> None:
+    item, _ = folder.picture(9)
+
+    async def use(ask: FileAsk) -> None:
+        assert isinstance(await refused(ask, item), TryLater)
+        Path(item.request["source"]).unlink()
+        assert isinstance(await refused(ask, item), TryLater)
+
+    asked(use, NOWHERE)
+
+
 def test_a_request_that_is_refused(answering: AnsweringServer, folder: Folder) -> None:
     item, text = folder.picture(4)
     for status in (400, 413, 422):
