@@ -41,13 +41,13 @@ CONCURRENCY = 8
 MANY_CONCURRENCY = 32
 SAMPLES = 20  # of the memory
 MAX_GROWTH_BYTES = 16_000_000  # between a tenth of the items and all of them
+_SPACE = 2 * CONCURRENCY  # files between two kills
 _POLL_S = 0.02
 
 Poison = Literal["no picture", "500", "drop"]
 POISON: tuple[Poison, ...] = ("no picture",) * 4 + ("500",) * 3 + ("drop",) * 3
 Victim = Literal["client", "server"]
 VICTIMS: tuple[Victim, ...] = ("client",) * 5 + ("server",) * 2
-Kill = tuple[Victim, int]  # and after how many items
 
 
 def main() -> int:
@@ -86,15 +86,20 @@ class Pictures:
     texts: dict[str, str]
     poison: dict[str, Poison]
 
-    @property
-    def server_flags(self) -> list[str]:
-        """They make the server fail at the poisonous ones."""
-        faults = [
-            {"fault": kind, "count": None, "text": self.texts[name], "retry_after": None}
-            for name, kind in self.poison.items()
-            if kind != "no picture"
-        ]
-        return [f"--fault={json.dumps(fault)}" for fault in faults]
+
+@dataclass(frozen=True)
+class Kill:
+    """When somebody is killed.
+
+    Args:
+        victim: who.
+        number: of the file at which the server begins to hang until then, so that the run cannot be over.
+        early: the client is killed so many items before that.
+    """
+
+    victim: Victim
+    number: int
+    early: int = 0
 
 
 def draw(folder: Path, count: int, poison: Sequence[Poison]) -> Pictures:
@@ -122,9 +127,16 @@ class Run:
         folder: for its files; it is created.
         pictures: what is asked.
         concurrency: requests at a time.
+        kills: to come, by number.
     """
 
-    def __init__(self, folder: Path, pictures: Pictures, concurrency: int = CONCURRENCY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pictures: Pictures,
+        concurrency: int = CONCURRENCY,
+        kills: Sequence[Kill] = (),
+    ) -> None:
         folder.mkdir()
         self.folder = folder
         self.output = folder / "output"
@@ -132,6 +144,7 @@ class Run:
         self.asks: Counter[str] = Counter()  # of each file
         self.under_way: Counter[str] = Counter()  # times that each was under way when somebody was killed
         self._concurrency = concurrency
+        self._kills = list(kills)
 
     def __enter__(self) -> Self:
         self.server = self._start_server(port=0)
@@ -145,22 +158,27 @@ class Run:
         self.client.wait()
         self.server.stop()
 
-    def kill(self, victim: Victim, after: int) -> None:
-        """Kill one of the two and start it again, once so many items are done."""
-        self.wait_until_done(after)
-        if victim == "client":
+    def kill_next(self) -> None:
+        """Kill one of the two at its time, and start it again."""
+        kill = self._kills[0]
+        if kill.victim == "client":
+            self.wait_until_ended(kill.number - kill.early)
             self.client.kill()
             self.client.wait()
-            self._note_what_is_under_way()
-            self.client = self._start_client()
         else:
-            self.server.fail("hang", count=None)  # so that it dies with requests under way
             while self.server.state["in_flight"] < self._concurrency // 2:
                 time.sleep(_POLL_S)
             self._note_asks()
             self.server.process.kill()
             self.server.process.wait()
-            self._note_what_is_under_way()
+        self._note_what_is_under_way()
+        del self._kills[0]
+        if kill.victim == "client":
+            self.server.mend()
+            for fault in self._faults:
+                self.server.fail(**fault)
+            self.client = self._start_client()
+        else:
             self.server = self._start_server(self.server.port)
 
     def end(self) -> int:
@@ -169,18 +187,18 @@ class Run:
         self._note_asks()
         return code
 
-    def wait_until_done(self, count: int) -> int:
-        """Return once at least so many items are done: how many there are.
+    def wait_until_ended(self, count: int) -> int:
+        """Return once at least so many items are done or have failed: how many those are.
 
         Raises:
             RuntimeError: the client has ended before.
         """
-        query = "SELECT count(*) FROM items WHERE state = 'done'"
-        while (done := next(self._read(query), (0,))[0]) < count:
+        query = "SELECT count(*) FROM items WHERE state IN ('done', 'failed')"
+        while (ended := next(self._read(query), (0,))[0]) < count:
             if self.client.poll() is not None:
                 raise RuntimeError(f"the client ended early: {self._log_path.read_text()[-2000:]}")
             time.sleep(_POLL_S)
-        return done
+        return ended
 
     @property
     def lines(self) -> list[bytes]:
@@ -188,11 +206,26 @@ class Run:
         return sorted((self.output / "results.jsonl").read_bytes().splitlines(keepends=True))
 
     @property
+    def _faults(self) -> list[dict[str, Any]]:
+        """What the server is to do: fail at the poisonous files, and hang where somebody is to be killed."""
+        kinds: list[tuple[str, str]] = [
+            (name, kind) for name, kind in self.pictures.poison.items() if kind != "no picture"
+        ]
+        names = list(self.pictures.texts)
+        for kill in self._kills:
+            kinds += [(name, "hang") for name in names[kill.number : kill.number + self._concurrency]]
+        return [
+            {"fault": kind, "count": None, "text": self.pictures.texts[name], "retry_after": None}
+            for name, kind in kinds
+        ]
+
+    @property
     def _log_path(self) -> Path:
         return self.folder / "client.log"
 
     def _start_server(self, port: int) -> AnsweringServer:
-        server = AnsweringServer(self.folder, *self.pictures.server_flags, port=port)
+        flags = (f"--fault={json.dumps(fault)}" for fault in self._faults)
+        server = AnsweringServer(self.folder, *flags, port=port)
         server.wait_until_ready()
         return server
 
@@ -226,10 +259,13 @@ def soak(folder: Path, num_items: int, poison: Sequence[Poison], victims: Sequen
     """An undisturbed run and one with kills: the figures of both, and whether they came to the same."""
     pictures = draw(folder / "pictures", num_items, poison)
     rng = random.Random(SEED)
-    victims = rng.sample(victims, len(victims))
-    after = sorted(rng.sample(range(num_items // 20, num_items * 19 // 20), len(victims)))
+    numbers = sorted(rng.sample(range(_SPACE, num_items - _SPACE, _SPACE), len(victims)))
+    kills = [
+        Kill(victim, number, rng.randrange(len(poison), _SPACE))  # what failed once waits behind the others
+        for victim, number in zip(rng.sample(victims, len(victims)), numbers, strict=True)
+    ]
     undisturbed = _figures(folder / "undisturbed", pictures, [])
-    disturbed = _figures(folder / "disturbed", pictures, list(zip(victims, after, strict=True)))
+    disturbed = _figures(folder / "disturbed", pictures, kills)
     return {
         "items": num_items,
         "poisonous": dict(Counter(poison)),
@@ -243,15 +279,15 @@ def soak(folder: Path, num_items: int, poison: Sequence[Poison], victims: Sequen
 
 def _figures(folder: Path, pictures: Pictures, kills: Sequence[Kill]) -> dict[str, Any]:
     started_s = time.monotonic()
-    with Run(folder, pictures) as run:
-        for victim, after in kills:
-            run.kill(victim, after)
+    with Run(folder, pictures, kills=kills) as run:
+        for _ in kills:
+            run.kill_next()
         exit_code = run.end()
     repeats = {name: times - 1 for name, times in run.asks.items() if name not in pictures.poison}
     lines = run.lines
     rows = {Path(row["key"]).name: row for row in map(json.loads, lines)}
     return {
-        "kills": [f"{victim} after {after}" for victim, after in kills],
+        "kills": [f"{kill.victim} at {kill.number - kill.early}" for kill in kills],
         "exit_code": exit_code,
         "seconds": round(time.monotonic() - started_s, 1),
         "lines": len(lines),
@@ -283,7 +319,7 @@ def measure_memory(folder: Path, num_items: int) -> dict[str, Any]:
     with Run(folder / "run", pictures, MANY_CONCURRENCY) as run:
         process = psutil.Process(run.client.pid)
         for sample in range(1, SAMPLES):
-            done = run.wait_until_done(num_items * sample // SAMPLES)
+            done = run.wait_until_ended(num_items * sample // SAMPLES)
             resident_bytes[done] = process.memory_info().rss
         exit_code = run.end()
     early = max(size for done, size in resident_bytes.items() if done <= num_items * 3 // SAMPLES)
