@@ -306,6 +306,12 @@ def test_an_own_server_that_ends_ends_the_run(
 # In a process of its own ------------------------------------------------------------------------------
 
 
+def _take_signals() -> None:
+    """In the command: a shell's background job and `nohup` hand on ignored ones, which stay so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def started(answering: AnsweringServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     program = [sys.executable, "-m", "phi_vision", "batch", *arguments, "--output", "out"]
@@ -315,6 +321,7 @@ def started(answering: AnsweringServer, *arguments: str) -> Iterator[subprocess.
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_take_signals,
     ) as process:
         try:
             yield process
