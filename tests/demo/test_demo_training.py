@@ -203,5 +203,5 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill(tmp_path: Path) -> No
     assert [row["step"] for row in log(glyphs)] == [10, glyphs.steps]  # not trained again
     assert log(answers)[-1]["pictures"] == sum(stage.steps * stage.batch for stage in recipe.SMOKE)
     for stage in recipe.SMOKE:
-        assert log(stage)[-1]["loss"] < 0.8 * log(stage)[0]["loss"], log(stage)
+        assert log(stage)[-1]["loss"] < 0.95 * log(stage)[0]["loss"], log(stage)
     assert (tmp_path / "checkpoint" / "model.safetensors").stat().st_size < 12_000_000
