@@ -15,7 +15,7 @@ import pytest
 from phi_vision.batch.queue import Queue
 from phi_vision.limits import Limits
 from phi_vision.serving.batch_places import BatchPlaces
-from phi_vision.serving.batches import line_ask, runs
+from phi_vision.serving.batches import in_process_ask, runs
 from phi_vision.serving.batches.runs import BatchRuns
 from phi_vision.serving.batches.store import ENDED, Batch, BatchStore
 from phi_vision.serving.files import FileStore
@@ -32,8 +32,8 @@ DAY_S = 24 * 3600
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_POLL_S", "_SWEEP_INTERVAL_S", "_RETRY_S"):
         monkeypatch.setattr(runs, name, 0.01)
-    monkeypatch.setattr(line_ask, "_RETRY_S", 0.01)
-    monkeypatch.setattr(line_ask, "_NO_ROOM_WAIT_S", 0.01)
+    monkeypatch.setattr(in_process_ask, "_RETRY_S", 0.01)
+    monkeypatch.setattr(in_process_ask, "_NO_ROOM_WAIT_S", 0.01)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:

@@ -17,7 +17,7 @@ from phi_vision.batch import results
 from phi_vision.batch.any_server import AnyServerAsk
 from phi_vision.batch.sending import ANSWER_TIMEOUT_S, understanding
 from phi_vision.batch.servers import Server, Servers, Unavailable
-from phi_vision.batch.work import Item, ItemError
+from phi_vision.batch.work import NOT_IN_LINES, Item, ItemError
 from phi_vision.client import exchange
 from phi_vision.client.images import Input
 from phi_vision.client.text import one_line
@@ -173,8 +173,8 @@ class LineAsk(AnyServerAsk[_Line]):
             raise ItemError(f"a line asks POST /v1/..., not {asked_for}", cause="refused")
         if not isinstance(body, Mapping):
             raise ItemError("a line needs a body, a JSON object", cause="refused")
-        if body.get("stream"):
-            raise ItemError("a line of a batch is answered whole: leave `stream` out", cause="refused")
+        if later := [name for name in NOT_IN_LINES if body.get(name)]:
+            raise ItemError(f"a line of a batch is answered whole: leave `{later[0]}` out", cause="refused")
         return _Line(path[1], body)
 
     async def _ask(self, server: Server, question: _Line) -> dict[str, Any]:

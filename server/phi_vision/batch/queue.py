@@ -44,6 +44,10 @@ CREATE INDEX next ON items (state, turn);
 _COLUMNS = "place, key, request, state, attempts, result, error"
 
 
+class QueueInUse(UsageError):
+    """Another process has the queue open."""
+
+
 class QueueError(PhiVisionError):
     """The file cannot be read or written, for example because the disk is full. It holds what it held."""
 
@@ -57,7 +61,8 @@ class Queue:
         path: the file, created if it is not there. The lock is beside it, with the suffix `.lock`.
 
     Raises:
-        UsageError: another process has it open, or it is no queue of this version.
+        QueueInUse: another process has it open.
+        UsageError: it is no queue of this version.
         QueueError: here and in each method: see there.
     """
 
@@ -265,7 +270,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(
+            raise QueueInUse(
                 f"another run is at work on {path.parent}; wait until it has ended, or name another folder"
             ) from None
         except OSError as error:

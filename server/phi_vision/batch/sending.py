@@ -103,9 +103,9 @@ def understanding() -> Iterator[None]:
 def _error(endpoint: Endpoint, response: httpx.Response, body: bytes) -> Exception:
     status, message = response.status_code, exchange.error_message(response, body)
     if status == 429:
-        return Unavailable(f"is full: {message}", exchange.retry_after_s(response), is_full=True)
+        return Unavailable(f"is full: {message}", exchange.retry_after_s(response.headers), is_full=True)
     if status in (502, 503, 504):
-        return Unavailable(f"is not ready: {message}", exchange.retry_after_s(response))
+        return Unavailable(f"is not ready: {message}", exchange.retry_after_s(response.headers))
     if status == 408:
         return Broke(f"the server gave the request up: {message}")
     if status == 401 or response.has_redirect_location:

@@ -12,6 +12,9 @@ State = Literal["waiting", "asked", "done", "failed"]
 STATES: tuple[State, ...] = ("waiting", "asked", "done", "failed")
 Counts = dict[State, int]  # how many items are in each state
 
+# Fields that have a request answered in pieces, or later. A line of a batch has one answer, at once.
+NOT_IN_LINES = ("stream", "background")
+
 
 @dataclass(frozen=True)
 class Item:

@@ -86,9 +86,13 @@ class Endpoint:
         return PhiVisionError(f"the server failed: {message}")
 
 
-def retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds until the server may be asked again, at least 1; None where it names none."""
-    header = response.headers.get("retry-after", "")
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds until the server may be asked again, at least 1; None where it names none.
+
+    Args:
+        headers: of its response, which are found in any case.
+    """
+    header = headers.get("retry-after", "")
     if NUMBER.fullmatch(header):
         return max(1.0, float(header))
     try:

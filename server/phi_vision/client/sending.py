@@ -69,7 +69,7 @@ def sent(
             while True:
                 with client.stream(method, url, headers=headers, json=body) as response:
                     is_busy = response.status_code in (429, 503)
-                    wait_s = exchange.retry_after_s(response) if is_busy else None
+                    wait_s = exchange.retry_after_s(response.headers) if is_busy else None
                     if retry is None or wait_s is None or wait_s > left_s:
                         exchange.check_encoding(response)
                         if response.status_code != 200:

@@ -222,6 +222,7 @@ def test_a_line_that_is_refused_keeps_the_answer(answering: AnsweringServer) -> 
         line(None),
         line("text"),
         line(BODY | {"stream": True}),
+        line(BODY | {"background": True}, "/v1/responses"),
     ],
     ids=lambda item: repr(item.request)[:60],
 )

@@ -103,7 +103,7 @@ def test_a_folder_with_a_document_and_a_broken_file(batch: Callable[..., Outcome
     assert results() == texts
     summary = done.summary
     assert (summary["items"], summary["done"], summary["failed"], summary["waiting"]) == (6, 5, 1, 0)
-    assert summary["seconds"] > 0 and summary["pages_per_s"] > 0
+    assert summary["seconds"] >= 0 and summary["pages_per_s"] >= 0  # rounded, and it may be quick
     names = ["results.jsonl", "results.md", "results.txt", "results.parquet", "report.html"]
     assert summary["files"] == [f"out/{name}" for name in names] and all(
         map(os.path.exists, summary["files"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-from phi_vision.batch.work import Item
+from phi_vision.batch.work import NOT_IN_LINES, Item
 from phi_vision.errors import RequestError
 from phi_vision.serving.files import FileStore
 from phi_vision.serving.middleware.body import parse_object
@@ -17,7 +17,6 @@ ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 
 MAX_ERRORS = 100  # that are told of one file
 MAX_ID_CHARS = 512
-_NOT_IN_LINES = ("stream", "background")  # what answers later than the request
 
 
 class InputLines:
@@ -98,7 +97,7 @@ class InputLines:
             )
         elif not isinstance(body, dict):
             self._refuse("invalid_body", "the body is a JSON object", "body", number)
-        elif later := [name for name in _NOT_IN_LINES if body.get(name)]:
+        elif later := [name for name in NOT_IN_LINES if body.get(name)]:
             message = f"{later[0]!r} cannot be had in a batch: each line is answered once"
             self._refuse("invalid_body", message, f"body.{later[0]}", number)
         else:

@@ -18,12 +18,12 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from phi_vision.batch.concurrency import ConcurrencyLimit
-from phi_vision.batch.queue import Queue
+from phi_vision.batch.queue import Queue, QueueInUse
 from phi_vision.batch.runner import Progress
 from phi_vision.batch.runner import run as run_queue
-from phi_vision.errors import PhiVisionError, RequestError, UsageError
+from phi_vision.errors import PhiVisionError, RequestError
 from phi_vision.limits import Limits
-from phi_vision.serving.batches.line_ask import LineAsk
+from phi_vision.serving.batches.in_process_ask import InProcessAsk
 from phi_vision.serving.batches.lines import InputLines
 from phi_vision.serving.batches.results import keep_results
 from phi_vision.serving.batches.store import Batch, BatchStore, Status
@@ -110,9 +110,7 @@ class BatchRuns:
         self._line_sizes = line_sizes or {}
         self._clock = clock
         self._stopping = asyncio.Event()
-        self._heavy = (
-            asyncio.Lock()
-        )  # one input or output file at a time: threads and memory are for requests
+        self._heavy = asyncio.Lock()  # one whole file at a time: threads and memory are for requests
         self._running: dict[str, tuple[_Run, asyncio.Task[None]]] = {}
 
     async def keep_going(self) -> None:
@@ -152,7 +150,7 @@ class BatchRuns:
                 await self._advance(run, queue)
             if run.batch.has_ended:
                 await asyncio.to_thread(self._store.clean, run.batch)
-        except UsageError:
+        except QueueInUse:
             pass  # another process runs it
         except PhiVisionError as error:
             logger.error("the batch %s has stopped, and goes on later: %s", run.batch.id, error)
@@ -189,8 +187,8 @@ class BatchRuns:
             queue.add(lines)
             return lines.errors
 
-    def _line_ask(self, batch: Batch) -> LineAsk:
-        return LineAsk(
+    def _line_ask(self, batch: Batch) -> InProcessAsk:
+        return InProcessAsk(
             app=self._app,
             batch_id=batch.id,
             endpoint=batch.endpoint,

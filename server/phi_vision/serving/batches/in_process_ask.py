@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from phi_vision.batch.work import Item, ItemError, TryLater
+from phi_vision.client.exchange import retry_after_s
 from phi_vision.errors import PhiVisionError
 from phi_vision.serving.batch_places import BatchPlaces
 from phi_vision.serving.batches import in_process
@@ -26,7 +27,7 @@ _PRIORITY = 1_000_000  # with vLLM's priority scheduling: behind every request o
 
 
 @dataclass
-class LineAsk:
+class InProcessAsk:
     """`batch.work.Ask` for the lines of one batch.
 
     Args:
@@ -93,7 +94,8 @@ class LineAsk:
         if 200 <= answer.status < 300:
             return {"status_code": answer.status, "body": body}
         if answer.status in (429, 502, 503, 504) or not self.is_alive():
-            raise TryLater(message, _retry_after_s(answer), is_overload=answer.status == 429)
+            wait_s = retry_after_s(answer.headers) or _RETRY_S
+            raise TryLater(message, wait_s, is_overload=answer.status == 429)
         refused = answer.status < 500
         raise ItemError(
             message,
@@ -110,8 +112,3 @@ def _json_object(text: bytes) -> dict[str, Any]:
     except ValueError:
         body = None
     return body if isinstance(body, dict) else {"error": {"message": text.decode(errors="replace")[:1000]}}
-
-
-def _retry_after_s(answer: Answer) -> float:
-    told = answer.headers.get("retry-after", "")
-    return float(told) if told.isdecimal() else _RETRY_S
