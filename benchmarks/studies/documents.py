@@ -208,6 +208,7 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
                 },
             }
             for name in ("whole", "tiles", "slanting")
+            if name in dense[0]  # rows that are kept may be older than a name
         }
     if calibration := rows.get("calibration"):
         found["words"] = _bins(calibration["words"])
@@ -297,7 +298,7 @@ def main() -> None:
     )
     parser.add_argument("--pages", type=int, default=52, help="each in four rotations (default: %(default)s)")
     parser.add_argument("--timed-pages", type=int, default=8, help="likewise (default: %(default)s)")
-    parser.add_argument("--dense-pages", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--dense-pages", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--num-crops", type=int, default=4, help="of each reading (default: %(default)s)")
     parser.add_argument("--parallel", type=int, default=48, help="pages at a time (default: %(default)s)")
     parser.add_argument("--seeds", default="documents-3", help="of the pages (default: %(default)s)")
