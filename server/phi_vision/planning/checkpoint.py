@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from phi_vision.errors import UsageError
 from phi_vision.model.dimensions import read_config_json
+from phi_vision.planning.weights_cache import inspect_cache, inspect_folder
 from phi_vision.spec import PHI_3_5_VISION, Dimensions
 
 _PROBE_TIMEOUT_S = 4.0
@@ -84,32 +84,10 @@ def check_weights(folder: Path) -> None:
     A folder without any weights is for vLLM to judge: there are other formats, and `--load-format dummy`.
 
     Raises:
-        UsageError: a file that the index names but is not there, or one that is cut short.
+        UsageError: a file that the weights need is not there, or is cut short.
     """
-    files = set(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    try:
-        if index.is_file():
-            files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
-        for file in sorted(files):
-            _check_safetensors(file)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UsageError(f"the weights in {folder} cannot be read: {error}; download them again") from error
-
-
-def _check_safetensors(file: Path) -> None:
-    """The header says how long the file must be: 8 bytes, the header, then the tensors.
-
-    Not with safetensors' `safe_open`: it imports numpy or torch, which `phi-vision plan` does without.
-    """
-    with file.open("rb") as opened:
-        header_bytes = int.from_bytes(opened.read(8), "little")
-        size = file.stat().st_size
-        header = json.loads(opened.read(min(header_bytes, size)))
-    tensors = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    wanted = 8 + header_bytes + max(tensors, default=0)
-    if size != wanted:
-        raise UsageError(f"{file} is incomplete: {size} of {wanted} bytes; download it again")
+    for file in inspect_folder(folder).faulty:
+        raise UsageError(f"{file.path} is {file.fault}; download it again")
 
 
 def _checkpoint(path: str, served_name: str | None) -> Checkpoint:
@@ -134,15 +112,8 @@ def _hub_or_cache(repo_id: str) -> str | None:
 
 def _cached(repo_id: str) -> Path | None:
     """The folder of a repository that is whole in the Hugging Face cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        snapshot = Path(snapshot_download(repo_id, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        return None
-    whole = (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
-    return snapshot if whole else None
+    cached = inspect_cache(repo_id)
+    return cached.folder if cached.is_whole else None
 
 
 def _hub_answers(repo_id: str) -> bool:
