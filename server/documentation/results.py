@@ -143,6 +143,38 @@ def documents(part: str) -> str:
     return table(head, rows)
 
 
+def batch_soak() -> str:
+    """A run of `batch` that is killed again and again, beside one that is not; the memory of the client."""
+    found = _result("batch_soak.json")
+    rows = [
+        (
+            name,
+            f"{row['lines']:,}",
+            len(row["kills"]),
+            sum(row["failed"].values()),
+            row["wrong"],
+            row["under_way_at_kills"],
+            row["asked_again"],
+            row["asked_again_for_nothing"],
+            f"`{row['sha256'][:12]}`",
+            f"{row['seconds']:,.0f}",
+        )
+        for name in ("undisturbed", "disturbed")
+        for row in [found["kills"][name]]
+    ]
+    head = (
+        "run | results | kills | failed | wrong | under way at a kill | asked again | of these not under way "
+        "| SHA-256 of the results | seconds"
+    )
+    memory = found["memory"]
+    (early, early_mb), *_, (late, late_mb) = ((int(n), mb) for n, mb in memory["resident_mb"].items())
+    return (
+        f"{table(head, rows)}\n\nResident memory of the client of a run of {memory['items']:,} items: "
+        f"{early_mb:.0f} MB after {early:,}, {late_mb:.0f} MB after {late:,}, "
+        f"{max(memory['resident_mb'].values()):.0f} MB at most; {memory['seconds']:,.0f} seconds."
+    )
+
+
 def layout_blank() -> str:
     """How often drawn pages are found blank, by the dirt on them."""
     found = _result("layout.json")
