@@ -15,7 +15,7 @@ from phi_vision.planning.checkpoint import find_checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
 from phi_vision.planning.hardware import GIB, Device, named_gpu
 from phi_vision.planning.installation import Installation, find_installation
-from phi_vision.planning.launch_plan import engine_flags, served_names
+from phi_vision.planning.launch_plan import LaunchPlan, engine_flags, served_names
 from phi_vision.planning.profiles import PROFILES
 
 from tests.support.launch import A10, A100_80, CPU, H100, PUBLISHED, T4, candidates, launch, row_of, value_of
@@ -192,6 +192,18 @@ def test_the_environment_of_the_user_stays() -> None:
     theirs = launch(CPU, max_model_len=4096, environ={name: "1", "VLLM_CPU_KVCACHE_SPACE": "5"})
     assert name not in theirs.env and theirs.env["VLLM_CPU_KVCACHE_SPACE"] == "5"
     assert name not in launch(A10).env
+
+
+def test_nothing_is_compiled_in_eager_mode() -> None:
+    def plan(device: Device, *flags: str, **environ: str) -> LaunchPlan:
+        return launch(device, *flags, max_model_len=4096, environ=environ)
+
+    name = "TORCHDYNAMO_DISABLE"
+    assert "--enforce-eager" in plan(CPU).argv and plan(CPU).env[name] == "1"
+    compiled = plan(CPU, "--no-enforce-eager")
+    assert "--enforce-eager" not in compiled.argv
+    for each in (compiled, plan(A10), plan(CPU, **{name: "0"})):
+        assert name not in each.env
 
 
 def test_without_a_toolkit_vllm_samples_itself_and_the_summary_says_so() -> None:

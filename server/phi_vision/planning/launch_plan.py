@@ -22,6 +22,7 @@ from phi_vision.tasks.presets import model_names
 
 _MAX_CHOICES = 16  # `n` of one request; each is a sequence of its own in the KV cache
 
+_COMPILES = "--no-enforce-eager"
 _ROPE_SCHEDULER = "phi_vision.model.rope_scheduler.scheduler"
 _ROPE_CONFLICTS = ("--scheduler-cls", "--kv-transfer-config", "--kv-offloading-size")
 
@@ -126,7 +127,8 @@ def engine_flags(
         if flags.dtype is not None:
             engine.append(("--dtype", flags.dtype))
         engine.append(("--mm-processor-cache-gb", f"{picture_cache_gib(flags):g}"))
-        engine.append(("--enforce-eager",))  # compiling takes minutes and gains little on a CPU
+        if _COMPILES not in flags.names:
+            engine.append(("--enforce-eager",))  # compiling takes minutes and gains little on a CPU
     if memory is None:
         return engine
     precision, plan = memory.precision, memory.plan
@@ -207,6 +209,10 @@ def _environment(
     if device.kind == "cpu":
         # vLLM keeps one core back, worth 1.1 to 1.4 times the requests where nothing else needs it.
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+        if _COMPILES not in flags.names:
+            # Eager mode leaves one function compiled: the first request for logprobs, which reading a page
+            # is, would hold up the engine for 7 to 30 s.
+            defaults["TORCHDYNAMO_DISABLE"] = "1"
     if device.kind == "cuda" and not installation.flashinfer_can_sample:
         defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     return {
