@@ -63,6 +63,17 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
 
 
 @pytest.fixture(scope="session")
+def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
+    """The same with adaptive crops, low limits, a store of responses, and a file where uploads should go."""
+    folder = tmp_path_factory.mktemp("unusual")
+    (folder / "taken").touch()
+    flags = ["--crops", "adaptive", "--max-images", "2", "--max-pages", "3", "--max-model-len", "16384"]
+    flags += ["--files-folder", str(folder / "taken")]
+    with running_stub(folder, *flags, env={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubServer]:
     """The same with two keys, a short queue, little room for files, and one line of a batch at a time."""
     folder = tmp_path_factory.mktemp("keyed")

@@ -170,9 +170,16 @@ def length_of_answer(prompt: int) -> int:
     return GROWN_TOKENS if prompt in GROWING_PROMPTS else ANSWER_TOKENS
 
 
+LENGTHS = SHORT_PROMPTS + GROWING_PROMPTS + LONG_PROMPTS
+AROUND_THE_WINDOW = (50, 4095, 4096)  # the others in `make test-all`
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("length", SHORT_PROMPTS + GROWING_PROMPTS + LONG_PROMPTS)
+@pytest.mark.parametrize(
+    "length",
+    [pytest.param(n, marks=[] if n in AROUND_THE_WINDOW else pytest.mark.full) for n in LENGTHS],
+)
 def test_equals_the_reference(
     per_request: Server, reference: TextReference, length: int, stream: bool
 ) -> None:
@@ -189,7 +196,7 @@ def test_equals_the_reference(
 
 @pytest.mark.slow
 def test_modes_share_a_batch(per_request: Server, reference: TextReference) -> None:
-    prompts = [prompt_of(n, seed=1) for n in (*SHORT_PROMPTS, 4080, 5000, 9000)]
+    prompts = [prompt_of(n, seed=1) for n in (*SHORT_PROMPTS, 4080, 5000)]
     streams = itertools.cycle([False, True])
     with ThreadPoolExecutor(len(prompts)) as pool:
         answers = list(pool.map(lambda p, s: complete(per_request, p, tokens=64, stream=s), prompts, streams))
@@ -198,7 +205,8 @@ def test_modes_share_a_batch(per_request: Server, reference: TextReference) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", [pytest.param("short", marks=pytest.mark.full), "long"])
+@pytest.mark.full
+@pytest.mark.parametrize("last", ["short", "long"])
 def test_preempted_requests_keep_their_mode(
     per_request: Server, reference: TextReference, last: Factors
 ) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.support.pdf import pdf, picture_page, text_page
 from tests.support.pictures import data_url, encoded, image_part, reference_picture, user
-from tests.support.stub_server import StubServer, running_stub
+from tests.support.stub_server import MINE, YOURS, StubServer
 
 IMAGE_TOKEN = json.loads((Path(phi_vision.__file__).parent / "demo" / "config.json").read_text())[
     "image_token_id"
@@ -171,19 +171,17 @@ def test_pages_of_all_documents_count_together(stub: StubServer) -> None:
     assert error["param"] == "messages[0].content[21].file" and "page 2 is one too many" in error["message"]
 
 
-def test_pictures_and_pages_have_limits_of_their_own(tmp_path: Path) -> None:
+def test_pictures_and_pages_have_limits_of_their_own(unusual: StubServer) -> None:
+    """At most two pictures and three pages."""
     picture = image_part(reference_picture(60, 40, seed=2), "low")
-    flags = ("--max-images", "2", "--max-pages", "3", "--max-model-len", "16384")
-    with running_stub(tmp_path, *flags) as stub:
-        assert crops(chat(stub, picture, picture, file_part(PDFS[3], detail="low"), "x")) == "1,1,1,1,1"
-        error = refusal(chat(stub, picture, picture, picture, "hello"))
-        assert error["param"] == "messages" and "at most 2" in error["message"]
-        assert (
-            "page 1 is one too many" in refusal(chat(stub, file_part(PDFS[3]), file_part(PDFS[1])))["message"]
-        )
-        plain = image_part(reference_picture(60, 40, seed=2))
-        body = {"model": MODEL, "messages": [user(plain, plain, plain, "hello")]}
-        assert "at most 2" in refusal(httpx.post(f"{stub.url}/tokenize", json=body))["message"]
+    assert crops(chat(unusual, picture, picture, file_part(PDFS[3], detail="low"), "x")) == "1,1,1,1,1"
+    error = refusal(chat(unusual, picture, picture, picture, "hello"))
+    assert error["param"] == "messages" and "at most 2" in error["message"]
+    error = refusal(chat(unusual, file_part(PDFS[3]), file_part(PDFS[1])))
+    assert "page 1 is one too many" in error["message"]
+    plain = image_part(reference_picture(60, 40, seed=2))
+    body = {"model": MODEL, "messages": [user(plain, plain, plain, "hello")]}
+    assert "at most 2" in refusal(httpx.post(f"{unusual.url}/tokenize", json=body))["message"]
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/invocations", f"{CHAT}/batch"])
@@ -226,12 +224,11 @@ def test_an_expired_file_is_a_404(stub: StubServer) -> None:
     assert error["param"] == "messages[0].content[0].file.file_id"
 
 
-def test_another_keys_file_is_a_404(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("one\nother\n")
-    with running_stub(tmp_path, "--api-key-file", str(tmp_path / "keys")) as stub:
-        uploaded = stub.client("one").files.create(file=("a.pdf", PDFS[1]), purpose="user_data")
-        parts: Any = [{"type": "file", "file": {"file_id": uploaded.id}}, {"type": "text", "text": "hello"}]
-        messages: Any = [{"role": "user", "content": parts}]
-        assert stub.client("one").chat.completions.create(model=MODEL, messages=messages)
-        with pytest.raises(openai.NotFoundError):
-            stub.client("other").chat.completions.create(model=MODEL, messages=messages)
+def test_another_keys_file_is_a_404(keyed: StubServer) -> None:
+    uploaded = keyed.client(MINE).files.create(file=("a.pdf", PDFS[1]), purpose="user_data")
+    parts: Any = [{"type": "file", "file": {"file_id": uploaded.id}}, {"type": "text", "text": "hello"}]
+    messages: Any = [{"role": "user", "content": parts}]
+    assert keyed.client(MINE).chat.completions.create(model=MODEL, messages=messages)
+    with pytest.raises(openai.NotFoundError):
+        keyed.client(YOURS).chat.completions.create(model=MODEL, messages=messages)
+    keyed.client(MINE).files.delete(uploaded.id)

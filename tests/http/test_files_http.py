@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ from mistralai.client import Mistral
 
 from tests.support.pdf import pdf, text_page
 from tests.support.serving import PATIENCE_S, Server
-from tests.support.stub_server import MINE, YOURS, StubServer, running_stub
+from tests.support.stub_server import MINE, YOURS, StubServer
 
 PDF = pdf(text_page("HELLO"), text_page("WORLD"))
 VISION: Any = "vision"  # a purpose of OpenAI's alone
@@ -216,11 +215,9 @@ def test_a_browser_shows_no_uploaded_page(stub: StubServer) -> None:
         assert headers["content-type"] == "application/octet-stream"
 
 
-def test_a_server_without_a_usable_folder_says_so_and_serves_the_rest(tmp_path: Path) -> None:
-    (tmp_path / "taken").touch()
-    with running_stub(tmp_path, "--files-folder", str(tmp_path / "taken")) as stub:
-        answer = post(stub, files={"file": ("a.pdf", PDF)})
-        assert answer.status_code == 503 and "--files-folder" in refusal(answer)["message"]
-        assert httpx.get(f"{stub.url}/v1/files").status_code == 503
-        assert httpx.get(f"{stub.url}/readyz").status_code == 200
-    assert "no files can be uploaded" in stub.log
+def test_a_server_without_a_usable_folder_says_so_and_serves_the_rest(unusual: StubServer) -> None:
+    answer = post(unusual, files={"file": ("a.pdf", PDF)})
+    assert answer.status_code == 503 and "--files-folder" in refusal(answer)["message"]
+    assert httpx.get(f"{unusual.url}/v1/files").status_code == 503
+    assert httpx.get(f"{unusual.url}/readyz").status_code == 200
+    assert "no files can be uploaded" in unusual.log

@@ -13,7 +13,7 @@ import pytest
 from phi_vision.model.geometry import num_image_tokens
 
 from tests.support.pictures import data_url, encoded, image_part, png, reference_picture, user, with_scans
-from tests.support.stub_server import StubServer, running_stub
+from tests.support.stub_server import StubServer
 
 IMAGE_TOKEN = json.loads((Path(phi_vision.__file__).parent / "demo" / "config.json").read_text())[
     "image_token_id"
@@ -179,9 +179,9 @@ def test_other_content_types_are_refused_as_on_vllms_route(http: httpx.Client) -
     assert answer.status_code in (400, 415)
 
 
-def test_adaptive_crops_are_the_same_on_every_route(tmp_path: Path) -> None:
-    with running_stub(tmp_path, "--crops", "adaptive") as stub, httpx.Client(base_url=stub.url) as http:
+def test_adaptive_crops_are_the_same_on_every_route(unusual: StubServer) -> None:
+    with httpx.Client(base_url=unusual.url) as http:
         small = [encoded(reference_picture(336, 336, seed=1))]
         paths = [path for path in BODIES if path not in COUNTING]
-        counts = {prompt_length(http, stub, path, small)[0] for path in paths}
+        counts = {prompt_length(http, unusual, path, small)[0] for path in paths}
         assert counts == {num_image_tokens(336, 336, 1)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ from tests.http.test_document_parts import PDFS, _runs
 from tests.http.test_loop_guard import KEPT, LOOP
 from tests.support.pictures import data_url, encoded, reference_picture
 from tests.support.stub_engine import ANSWER, ScriptedAnswer
-from tests.support.stub_server import StubServer, running_stub
+from tests.support.stub_server import StubServer
 
 MODEL = "phi-3.5-vision-demo"
 PICTURE = {
@@ -142,21 +141,20 @@ def test_a_stream_says_at_its_end_that_it_ran_in_a_loop(stub: StubServer) -> Non
     assert last.response.output_text == said and len(KEPT) < len(said.strip()) < len(KEPT) + 300
 
 
-def test_what_is_kept_of_an_earlier_response(tmp_path: Path) -> None:
+def test_what_is_kept_of_an_earlier_response(unusual: StubServer) -> None:
     """Where vLLM stores responses: pictures by their URL, but no document."""
-    with running_stub(tmp_path, env={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}) as stub:
-        client = stub.client()
-        with stub.answers(ScriptedAnswer(LOOP)):
-            earlier = create(stub, PICTURE, model=f"{MODEL}:ocr")[0].parse()
-        assert client.responses.retrieve(earlier.id).status == "incomplete"
-        client.responses.create(model=MODEL, input="and then?", previous_response_id=earlier.id)
-        assert stub.requests[-1]["modalities"] == ["image"]
+    client = unusual.client()
+    with unusual.answers(ScriptedAnswer(LOOP)):
+        earlier = create(unusual, PICTURE, model=f"{MODEL}:ocr")[0].parse()
+    assert client.responses.retrieve(earlier.id).status == "incomplete"
+    client.responses.create(model=MODEL, input="and then?", previous_response_id=earlier.id)
+    assert unusual.requests[-1]["modalities"] == ["image"]
 
-        earlier = create(stub, file_part(3), text("hello"))[0].parse()
-        already = len(stub.requests)
-        with pytest.raises(openai.BadRequestError, match="send it again") as caught:
-            client.responses.create(model=MODEL, input="and then?", previous_response_id=earlier.id)
-        assert caught.value.param == "previous_response_id" and len(stub.requests) == already
+    earlier = create(unusual, file_part(3), text("hello"))[0].parse()
+    already = len(unusual.requests)
+    with pytest.raises(openai.BadRequestError, match="send it again") as caught:
+        client.responses.create(model=MODEL, input="and then?", previous_response_id=earlier.id)
+    assert caught.value.param == "previous_response_id" and len(unusual.requests) == already
 
 
 def test_without_a_store_there_is_no_earlier_response(stub: StubServer) -> None:
