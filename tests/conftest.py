@@ -101,7 +101,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # By the server's fixture: the files of the tests that share it.
 SHARED = {
-    "stub": r"/http/",
+    "stub": r"/http/|/browser/test_page",
     "other": r"/engine/test_(custom_settings|faults)\b",
     "server": r"/engine/test_(?!rope|overload|embeddings)|/test_demo\b",
 }

@@ -104,6 +104,7 @@ class ServeConfig(Settings):
     shutdown_timeout: int = setting(
         30, "time that running requests get to finish after SIGTERM", unit="SECONDS", ge=0, le=3600
     )
+    no_page: bool = setting(False, "no web page at /")
     limits: Limits = Limits()
     vllm_args: tuple[str, ...] = ()
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -51,6 +52,11 @@ def test_the_key_is_asked_for(other: Server) -> None:
         other.client("wrong").models.list()
     with pytest.raises(openai.AuthenticationError):
         other.client("wrong").chat.completions.create(model="eyes", messages=[user("hello")])
+
+
+def test_there_is_no_page(other: Server) -> None:
+    for path in ("/", "/page/app.js"):
+        assert httpx.get(other.url + path).status_code == 404
 
 
 def test_flags_of_vllm_pass_through(other: Server) -> None:

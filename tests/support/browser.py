@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 from tests.support.serving import PATIENCE_S
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -40,7 +41,7 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def watched_page(browser: Browser, origin: str, **options: Any) -> Iterator[Page]:
+def watched_page(browser: Browser, origin: str, expected: str = "", **options: Any) -> Iterator[Page]:
     """A tab of its own.
 
     Leaving `with` checks that the page has thrown nothing, logged no error and asked for nothing elsewhere.
@@ -48,10 +49,16 @@ def watched_page(browser: Browser, origin: str, **options: Any) -> Iterator[Page
     Args:
         browser: from `running_browser`.
         origin: what the address of each request begins with, for example `file://`.
+        expected: pattern of errors that the browser logs because the test wants them, such as an HTTP status.
         options: of Playwright's `new_context`.
     """
     faults: list[str] = []
-    allowed = (origin, "chrome://", "chrome-extension://")  # the latter two: its viewer of PDF files
+    allowed = (
+        origin,
+        f"blob:{origin}",
+        "chrome://",
+        "chrome-extension://",
+    )  # the latter two: its viewer of PDF files
     context = browser.new_context(**options)
     context.set_default_timeout(1000 * PATIENCE_S)
     page = context.new_page()
@@ -60,8 +67,11 @@ def watched_page(browser: Browser, origin: str, **options: Any) -> Iterator[Page
         if is_fault:
             faults.append(f"{kind}: {what}")
 
+    def is_fault(message: ConsoleMessage) -> bool:
+        return message.type == "error" and not (expected and re.search(expected, message.text))
+
     page.on("pageerror", lambda error: note("thrown", True, str(error)))
-    page.on("console", lambda message: note("logged", message.type == "error", message.text))
+    page.on("console", lambda message: note("logged", is_fault(message), message.text))
     page.on("request", lambda request: note("asked", not request.url.startswith(allowed), request.url))
     try:
         yield page

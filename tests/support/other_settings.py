@@ -41,6 +41,7 @@ def running_other(folder: Path, checkpoint: Path) -> AbstractContextManager[Serv
         folder / "log.txt",
         *("--model", str(checkpoint), "--served-model-name", "eyes"),
         *("--api-key", KEY, "--api-key-file", str(folder / "keys")),
+        "--no-page",
         *("--crops", "adaptive", "--num-crops", "9", "--num-crops-multi", "2"),
         *("--max-logprobs", "3", "--kv-cache-dtype", "auto" if KV_DTYPE == "bf16" else KV_DTYPE),
         *("--allow-private-media", "127.0.0.0/8", "--media-timeout-s", "600"),

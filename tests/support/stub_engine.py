@@ -36,6 +36,7 @@ class ScriptedAnswer:
         times: how many requests it answers; None for all.
         paper: it fits requests with a picture of which a quarter or more has this grey, 0 to 255.
         prompt: it fits requests with these words in the prompt.
+        held_from: so many tokens come while the request is held, and the rest when it no longer is.
     """
 
     text: str
@@ -44,6 +45,7 @@ class ScriptedAnswer:
     times: int | None = 1
     paper: int | None = None
     prompt: str | None = None
+    held_from: int = 0
 
     def logprob_at(self, place: int) -> float:
         """The log-probability of the token at this place."""
@@ -134,8 +136,6 @@ class StubEngineCore:
         from vllm.v1.engine import FinishReason
         from vllm.v1.metrics.stats import PrefillStats
 
-        while self._is_held(prompt):
-            await asyncio.sleep(0.01)
         params = request.sampling_params
         whole = self._token_ids(answer.text)
         if answer.finish == "stop":
@@ -143,6 +143,8 @@ class StubEngineCore:
         token_ids = whole[: params.max_tokens]
         last_reason = FinishReason[answer.finish.upper()] if token_ids == whole else FinishReason.LENGTH
         for i, token_id in enumerate(token_ids):
+            while i >= answer.held_from and self._is_held(prompt):
+                await asyncio.sleep(0.01)
             stats = None
             if i == 0:
                 stats = PrefillStats()

@@ -199,6 +199,9 @@ def _concurrency(text: str) -> int | None:
 
 def _add_flags(command: argparse._ActionsContainer, settings: Iterable[Flag]) -> None:
     for flag in settings:
+        if flag.parse is bool:
+            command.add_argument(flag.name, action="store_true", default=flag.default, help=flag.help_text)
+            continue
         default = "" if flag.default in (None, "") else " (default: %(default)s)"
         command.add_argument(
             flag.name,

@@ -51,6 +51,7 @@ def serve(config: ServeConfig) -> None:
         run_vllm(
             launch.argv,
             limits=config.limits,
+            page=not config.no_page,
             memory_plan=launch.memory.to_json() if launch.memory else None,
             keys=keys,
             opened=opened,

@@ -13,9 +13,10 @@ from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
+from phi_vision.config import ServeConfig
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
-from phi_vision.plugin_names import ENDPOINT_PLUGIN, PLAN_ARGUMENT
+from phi_vision.plugin_names import ENDPOINT_PLUGIN, PAGE_ARGUMENT, PLAN_ARGUMENT
 from phi_vision.serving import connections, openapi, pictures
 from phi_vision.serving.batches.runs import BatchRuns
 from phi_vision.serving.batches.store import BatchStore
@@ -35,7 +36,7 @@ from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.mistral_ocr import OCRRequest
 from phi_vision.serving.private_folder import record_shared_memory
-from phi_vision.serving.routes import batches, chat, files, health, ocr, plan, responses
+from phi_vision.serving.routes import batches, chat, files, health, ocr, page, plan, responses
 from phi_vision.serving.vllm_compat import (
     chat_answers,
     error_messages,
@@ -79,9 +80,10 @@ class TaskEndpoints:
         args = app.state.args
         limits = connections.fit_to_descriptors(Limits.from_args(args))
         app.state.phi_vision_limits = limits
-        routes = (chat, responses, ocr, files, batches, plan, health)
-        for router in (route.router for route in routes):
-            app.include_router(router)
+        for route in (chat, responses, ocr, files, batches, plan, health):
+            app.include_router(route.router)
+        if getattr(args, PAGE_ARGUMENT, not ServeConfig.no_page):
+            app.include_router(page.router)
         task = {"type": "string", "enum": list(presets.PRESETS)}
         openapi.define(app, ChatCompletionRequest, {"task": task})
         openapi.define(app, ResponsesRequest, {"task": task})

@@ -12,10 +12,14 @@ from vllm.config import ModelConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
 
 from phi_vision.documents.answers import Answer, Status, status_of
+from phi_vision.documents.readings import LOW_CONFIDENCE
+from phi_vision.limits import Limits
 from phi_vision.model.crops import CropPolicy
 from phi_vision.model.geometry import CROP_PX, num_image_tokens
+from phi_vision.planning.checkpoint import DEMO_FOLDER
 from phi_vision.serving.pictures import Picture
 from phi_vision.serving.vllm_compat import loop_guard
+from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks import presets
 
 
@@ -67,6 +71,8 @@ class ChatService:
 
     def __init__(self, model_config: ModelConfig, args: Namespace) -> None:
         self.served_names = frozenset(args.served_model_name)
+        self.name: str = args.served_model_name[0]
+        self.is_demo = model_config.model == str(DEMO_FOLDER)
         self.crop_policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
         self.max_model_len: int = model_config.max_model_len
 
@@ -75,6 +81,22 @@ class ChatService:
         """What an ordinary request takes of the KV cache: one picture and an answer."""
         picture = num_image_tokens(CROP_PX, CROP_PX, self.crop_policy.single)
         return picture + presets.TYPICAL_ANSWER_TOKENS
+
+    def describe(self, limits: Limits) -> dict[str, Any]:
+        """What is served and what pictures may cost, as JSON for `GET /v1/tasks`."""
+        return {
+            "model": self.name,
+            "demo": self.is_demo,
+            "max_model_len": self.max_model_len,
+            "short_window": PHI_3_5_VISION.short_window,
+            "num_crops": self.crop_policy.single,
+            "num_crops_multi": self.crop_policy.multi,
+            "adaptive_crops": self.crop_policy.adaptive,
+            "max_num_crops": PHI_3_5_VISION.max_num_crops,
+            "max_images": limits.max_images,
+            "max_pages": limits.max_pages,
+            "low_confidence": LOW_CONFIDENCE,
+        }
 
 
 def _with_pictures(message: Any, waiting: Iterator[Sequence[Picture]]) -> Any:

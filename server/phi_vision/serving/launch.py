@@ -23,6 +23,7 @@ def run_vllm(
     argv: Sequence[str],
     *,
     limits: Limits,
+    page: bool,
     memory_plan: dict[str, Any] | None,
     keys: Sequence[str],
     opened: socket.socket,
@@ -33,8 +34,9 @@ def run_vllm(
 
     Args:
         argv: of `vllm serve`, the model first.
-        limits: of requests; they and the memory plan go on with vLLM's parsed arguments, which reach all of
-            its API processes.
+        limits: of requests; they, `page` and the memory plan go on with vLLM's parsed arguments, which reach
+            all of its API processes.
+        page: whether the web page is served at `/`.
         memory_plan: for `GET /v1/plan`; None where memory was not planned.
         keys: that clients may send; none: open to all.
         opened: the socket to serve on.
@@ -49,6 +51,7 @@ def run_vllm(
 
     args = flag_parser.vllm_parser().parse_args(list(argv))
     limits.put_on(args)
+    setattr(args, plugin_names.PAGE_ARGUMENT, page)
     setattr(args, plugin_names.PLAN_ARGUMENT, memory_plan)
     pin_grammar_backend(args.structured_outputs_config)
 

@@ -90,6 +90,11 @@ class Lifecycle:
             )
         return None
 
+    @property
+    def num_requests(self) -> int:
+        """Requests at work or waiting; lines of batches do not count."""
+        return self._in_flight
+
     @contextlib.contextmanager
     def count_request(self) -> Iterator[None]:
         """Count a request while it is answered."""

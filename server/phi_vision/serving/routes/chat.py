@@ -57,8 +57,11 @@ async def _known_fields(raw_request: Request) -> dict[str, Any]:
 
 @router.get("/v1/tasks")
 async def show_tasks(raw_request: Request) -> JSONResponse:
-    """The presets: what each task adds to a request, and the names it is served under."""
-    return JSONResponse(presets.describe(raw_request.app.state.args.served_model_name))
+    """The presets: what each task adds to a request, and the names it is served under; and what is served."""
+    state = raw_request.app.state
+    service: ChatService = state.phi_vision
+    tasks = presets.describe(state.args.served_model_name)
+    return JSONResponse({**tasks, "server": service.describe(state.phi_vision_limits)})
 
 
 @router.post(

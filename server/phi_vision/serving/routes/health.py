@@ -1,4 +1,4 @@
-"""`GET /livez` and `GET /readyz`, for supervisors and load balancers; no key is asked for."""
+"""`GET /livez` and `GET /readyz`, for supervisors and load balancers, without a key; `GET /v1/queue`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ async def readyz(request: Request) -> JSONResponse:
     """200 when a request sent now would be taken; 503 with the reason otherwise."""
     lifecycle: Lifecycle = request.app.state.phi_vision_lifecycle
     return _answer(lifecycle.unready_reason())
+
+
+@router.get("/v1/queue")
+async def show_queue(request: Request) -> JSONResponse:
+    """How many requests this API process has, at work or waiting, and how many it takes at most."""
+    lifecycle: Lifecycle = request.app.state.phi_vision_lifecycle
+    return JSONResponse({"requests": lifecycle.num_requests, "max_requests": lifecycle.max_requests})
 
 
 def _answer(reason: str | None) -> JSONResponse:
