@@ -21,7 +21,7 @@ def draw(result: dict[str, Any], target: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
     bins = result["summary"]["words"]
     left.plot([0, 1], [0, 1], color="0.8", linewidth=0.8)
-    left.plot([row["confidence"] for row in bins], [row["right"] for row in bins], marker="o")
+    left.plot([row["confidence"] for row in bins], [row["right"] for row in bins], "o")
     for row in bins:
         place = (row["confidence"], row["right"])
         left.annotate(
@@ -32,6 +32,7 @@ def draw(result: dict[str, Any], target: Path) -> None:
     right.scatter(
         [page["confidence"] for page in pages], [page["character_errors"] for page in pages], s=12, alpha=0.6
     )
+    right.margins(y=0.12)  # room for the words above
     right.axvline(result["low_confidence"], color="0.8", linewidth=0.8)
     right.annotate(
         "read again  ",

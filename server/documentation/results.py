@@ -105,11 +105,13 @@ def documents(part: str) -> str:
                     f"{row['tried_again']:.0%}",
                     f"{row['tokens']:,.0f}",
                     f"{row['tokens_of_one_reading']:,.0f}",
+                    f"{summary['seconds'][lies]['seconds']:.1f}",
                 )
                 for lies, row in summary["rotation"].items()
             ]
             head = (
-                "page lies | pages | end upright | character errors | tried again | tokens | of one reading"
+                "page lies | pages | end upright | character errors | tried again | tokens | of one reading "
+                "| seconds"
             )
         case "tiles":
             rows = [
@@ -126,7 +128,7 @@ def documents(part: str) -> str:
                     f"{row['completion_tokens']:,.0f}",
                     f"{row['seconds']:.1f}",
                 )
-                for way, row in _result("documents_tiles.json")["summary"]["tiles"].items()
+                for way, row in summary["tiles"].items()
             ]
             head = "read | tiles | character errors | requests | prompt tokens | answer tokens | seconds"
         case _:
