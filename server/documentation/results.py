@@ -206,15 +206,21 @@ def layout_print() -> str:
 
 
 def layout_tiles() -> str:
-    """Lines that tiles part and lose, by how much the page slants."""
+    """Lines that tiles part and lose, by how much the page slants, and the time that all facts take."""
     keys = ("pages", "tiles", "lines", "parted", "lost")
     totals: dict[float, dict[str, int]] = {}
-    for row in _result("layout.json")["tiles"]:
+    found = _result("layout.json")
+    for row in found["tiles"]:
         total = totals.setdefault(row["skew_degrees"], dict.fromkeys(keys, 0))
         for key in keys:
             total[key] += row[key]
-    rows = [(f"{skew:g} degrees", *(f"{total[key]:,}" for key in keys)) for skew, total in totals.items()]
-    return table("slant | pages | tiles | lines | parted by a cut | lost", rows)
+    rows = [(f"{skew:g}", *(f"{total[key]:,}" for key in keys)) for skew, total in totals.items()]
+    time_s = found["median_ms_a_page"] / 1000
+    return (
+        f"{table('slant, degrees | pages | tiles | lines | parted by a cut | lost', rows)}\n\n"
+        f"All facts of a page took {time_s:.2f} s (median), "
+        f"load average at the end {found['machine']['load_average_1min']:.1f}."
+    )
 
 
 def loops_pages() -> str:
