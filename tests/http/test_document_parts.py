@@ -10,15 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import phi_vision
 import pytest
+from anthropic.types import DocumentBlockParam, ImageBlockParam, TextBlockParam
 from phi_vision.model.geometry import num_image_tokens
 from PIL import Image
 
 from tests.support.pdf import pdf, picture_page, text_page
 from tests.support.pictures import data_url, encoded, image_part, reference_picture, user
+from tests.support.stub_engine import ANSWER
 from tests.support.stub_server import MINE, YOURS, StubServer
 
 IMAGE_TOKEN = json.loads((Path(phi_vision.__file__).parent / "demo" / "config.json").read_text())[
@@ -194,7 +197,7 @@ def test_other_routes_take_no_pages_silently(stub: StubServer, path: str) -> Non
     assert httpx.post(stub.url + path, json=body).status_code == 200
 
 
-DOCUMENT = {
+DOCUMENT: DocumentBlockParam = {
     "type": "document",
     "source": {"type": "base64", "media_type": "application/pdf", "data": base64.b64encode(PDFS[1]).decode()},
 }
@@ -214,6 +217,27 @@ def test_messages_say_where_documents_are_read(stub: StubServer, path: str, bloc
     assert answer.json()["type"] == "error" and error["type"] == "invalid_request_error"  # Anthropic's shape
     assert error["param"] == where and error["message"].startswith(where)
     assert "/v1/chat/completions" in error["message"] and "/v1/ocr" in error["message"]
+
+
+def test_anthropics_sdk_is_told_so_too_and_sees_pictures(stub: StubServer) -> None:
+    client = anthropic.Anthropic(base_url=stub.url, api_key="none", max_retries=0)
+    hello: TextBlockParam = {"type": "text", "text": "hello"}
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        client.messages.create(
+            model=MODEL, max_tokens=9, messages=[{"role": "user", "content": [hello, DOCUMENT]}]
+        )
+    assert refused.value.type == "invalid_request_error" and "/v1/ocr" in refused.value.message
+    data = base64.b64encode(encoded(reference_picture(800, 600, seed=1))).decode()
+    picture: ImageBlockParam = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": data},
+    }
+    already = len(stub.requests)
+    with client.messages.stream(
+        model=MODEL, max_tokens=9, messages=[{"role": "user", "content": [picture, hello]}]
+    ) as stream:
+        assert stream.get_final_text() == ANSWER
+    assert stub.requests[already]["prompt_token_ids"].count(IMAGE_TOKEN) == num_image_tokens(800, 600, 16)
 
 
 def test_an_expired_file_is_a_404(stub: StubServer) -> None:
