@@ -45,7 +45,7 @@ def test_help_needs_nothing_heavy() -> None:
 
 
 def test_no_default_is_shown_where_there_is_none() -> None:
-    commands = ("serve", "plan", "predict", "batch")
+    commands = ("serve", "plan", "predict", "batch", "doctor")
     shown = " ".join(
         subprocess.check_output([sys.executable, "-m", "phi_vision", c, "--help"], text=True)
         for c in commands

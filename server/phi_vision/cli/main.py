@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from phi_vision.batch.concurrency import HIGHEST
 from phi_vision.batch.output import FORMATS
 from phi_vision.batch.run_settings import DEFAULT_TASK
-from phi_vision.cli.plan import SETTINGS, show_plan
+from phi_vision.cli.plan import DOCTOR_SETTINGS, SETTINGS, show_plan
 from phi_vision.client.text import visible
 from phi_vision.config import DEVICES, ServeConfig
 from phi_vision.errors import PhiVisionError
@@ -105,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
         "$OPENAI_API_KEY, else an own engine",
     )
     _add_batch(commands)
+    _add_doctor(commands)
     return top
 
 
@@ -174,6 +175,22 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
 
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="look at everything that a server depends on here, and say what to do where it fails",
+        description="Look at everything that a server depends on here, and say what to do where it fails.",
+        allow_abbrev=False,
+    )
+    _add_flags(doctor, [flag for flag in flags(ServeConfig) if flag.field in DOCTOR_SETTINGS])
+    doctor.add_argument(
+        "--quick",
+        action="store_true",
+        help="in seconds: without reading the weights, loading vLLM and having the demo answer",
+    )
+    doctor.add_argument("--json", action="store_true", help="a list of findings, for machines")
+
+
 def _formats(text: str) -> list[str]:
     names = split_list(text)
     if not names or not set(names) <= set(FORMATS):
@@ -214,7 +231,11 @@ def _add_flags(command: argparse._ActionsContainer, settings: Iterable[Flag]) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 2 when the user can mend what is wrong, else 3; see also `batch`."""
+    """Run a command.
+
+    Returns:
+        The exit code: 0, 2 when the user can mend what is wrong, else 3; 1 as `batch` and `doctor` say.
+    """
     top = parser()
     options, rest = top.parse_known_args(with_dashes(sys.argv[1:] if arguments is None else arguments))
     if rest and options.command != "serve":
@@ -232,6 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from phi_vision.cli.predict import predict
 
             predict(options)
+        elif options.command == "doctor":
+            from phi_vision.cli.doctor import doctor
+
+            code = doctor(options)
         else:
             from phi_vision.cli.batch import batch
 

@@ -24,6 +24,7 @@ from phi_vision.spec import PHI_3_5_VISION
 
 # Settings of `serve` that the plan depends on, in the order of the printed command line.
 SETTINGS = ("profile", "max_model_len", "num_crops", "num_crops_multi", "gpu_memory_utilization")
+DOCTOR_SETTINGS = ("model", "device", "port", *SETTINGS)  # likewise of the checks of `doctor`
 
 
 def show_plan(options: argparse.Namespace) -> None:

@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from phi_vision.cli.terminal import print_passing, print_status
-from phi_vision.client.chat import served_tasks
-from phi_vision.client.exchange import ApiKeyRequired, Endpoint
+from phi_vision.client.chat import has_our_tasks
+from phi_vision.client.exchange import Endpoint
 from phi_vision.client.process import ServerProcess, local_process
 from phi_vision.config import ServeConfig
-from phi_vision.errors import PhiVisionError
-from phi_vision.tasks.presets import PRESETS
 
 _PROBE_TIMEOUT_S = 1.0
 
@@ -51,7 +49,8 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
         yield Found([Endpoint(url, key, named=True) for url in named])
         return
     default = Endpoint(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
-    if _has_our_tasks(default):
+    # One that asks for a key ends the command: better than a second model in the same memory.
+    if has_our_tasks(default, _PROBE_TIMEOUT_S):
         print_status(f"using the server at {default.base_url}")
         yield Found([default])
         return
@@ -64,12 +63,3 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
     with local_process(device, on_wait=on_wait) as (own, endpoint):
         print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
         yield Found([endpoint], own)
-
-
-def _has_our_tasks(endpoint: Endpoint) -> bool:
-    try:
-        return not PRESETS.keys().isdisjoint(served_tasks(endpoint, _PROBE_TIMEOUT_S))
-    except ApiKeyRequired:
-        raise  # better than a second model in the same memory
-    except PhiVisionError:
-        return False

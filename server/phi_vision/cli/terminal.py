@@ -17,7 +17,13 @@ def print_status(text: str) -> None:
 def print_passing(text: str) -> None:
     """To a terminal, in a line that the next one replaces; a log gets none of it."""
     if sys.stderr.isatty():
-        print(f"phi-vision: {text}", end="\r", file=sys.stderr, flush=True)
+        print(f"phi-vision: {text}\x1b[K", end="\r", file=sys.stderr, flush=True)
+
+
+def erase_passing() -> None:
+    """Clear that line, for what is printed next."""
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager

