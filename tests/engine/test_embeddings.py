@@ -94,7 +94,11 @@ def canvas_of(index: int) -> torch.Tensor:
     return torch.from_numpy(resize_and_pad(reference_picture(width, height, index), num_crops))
 
 
-@pytest.mark.parametrize("indexes", [[0], [1], [2], [3], [2, 1, 3]], ids=str)
+@pytest.mark.parametrize(
+    "indexes",
+    [[0], [2, 1, 3], *(pytest.param([i], marks=pytest.mark.full) for i in (1, 2, 3))],
+    ids=str,
+)
 def test_equal_to_vllms_stock_class(
     towers: tuple[HDImageEmbedding, torch.nn.Module], indexes: list[int]
 ) -> None:

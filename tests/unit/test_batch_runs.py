@@ -190,10 +190,10 @@ def test_lines_that_are_refused_or_fail_are_in_the_file_of_errors(tmp_path: Path
 def test_a_server_that_cannot_now_is_asked_again_for_as_long_as_it_takes(tmp_path: Path, status: int) -> None:
     async def scenario() -> None:
         app = App()
-        app.answers = {0: [(status, {"retry-after": "0"})] * 5}
+        app.answers = {0: [(status, {"retry-after": "0"})] * 2}
         async with going(Server(tmp_path, app)) as server:
             batch = await server.reaches(server.start(range(2)), "completed")
-            assert counts(batch) == (2, 2, 0) and app.asked.count(0) == 6
+            assert counts(batch) == (2, 2, 0) and app.asked.count(0) == 3
 
     run(scenario())
 
