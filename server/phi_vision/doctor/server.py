@@ -42,8 +42,10 @@ def port(setup: Setup) -> Finding:
         return fail(f"{where} is taken by {who}", "end it, or choose another --port")
 
 
-def decoders(_: Setup) -> Finding:
+def decoders(setup: Setup) -> Finding | None:
     """Whether a picture of each format is drawn in a process of its own."""
+    if setup.engine is None:  # and so without numpy, which it brings
+        return None
     pool = WorkerPool(PictureLimits(Limits().max_image_pixels), 1, Limits.decode_timeout_s)
     formats = (*FORMATS, "PDF")
     try:

@@ -40,7 +40,7 @@ def files(setup: Setup) -> Finding:
     if setup.folder is not None:
         remedy = "name a folder with config.json and its .safetensors files, or download it again"
         return fail(f"{where}: {_faults(found.faulty) or 'no checkpoint there'}", remedy)
-    damaged = [file for file in found.faulty if file.present_bytes]
+    damaged = [file for file in found.faulty if file.path.exists()]
     if damaged:  # the hub's client takes a file that is there for whole
         return fail(f"{where}: {_faults(found.faulty)}", _delete(damaged))
     summary = (

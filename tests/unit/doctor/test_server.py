@@ -11,7 +11,7 @@ import psutil
 import pytest
 from phi_vision.config import ServeConfig
 from phi_vision.doctor import server
-from phi_vision.doctor.finding import Level
+from phi_vision.doctor.finding import Finding, Level
 from phi_vision.doctor.setup import Setup
 from phi_vision.media.worker_pool import WorkerPool
 
@@ -79,14 +79,21 @@ def test_our_own_server_is_known_by_its_tasks() -> None:
         fake.close()
 
 
-def test_decoders_start() -> None:
+def decoders() -> Finding:
     found = server.decoders(Setup())
+    assert found is not None
+    return found
+
+
+def test_decoders_start() -> None:
+    found = decoders()
+    assert server.decoders(setup_with(engine=None)) is None
     assert found.level == Level.OK and "JPEG" in found.summary and "PDF" in found.summary
 
 
 def test_decoders_that_cannot_start_say_why(broken_module: Callable[[str, str], None]) -> None:
     broken_module("PIL", "ImportError('libjpeg.so.8: cannot open shared object file')")
-    found = server.decoders(Setup())
+    found = decoders()
     assert found.level == Level.FAIL and found.remedy
     assert found.summary == (
         "pictures are not decoded: ImportError: libjpeg.so.8: cannot open shared object file"
@@ -95,5 +102,5 @@ def test_decoders_that_cannot_start_say_why(broken_module: Callable[[str, str], 
 
 def test_a_decoder_that_dies_on_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerPool, "_program", lambda _: [sys.executable, "-c", "raise SystemExit(3)"])
-    found = server.decoders(Setup())
+    found = decoders()
     assert found.level == Level.FAIL and "BMP: its decoder crashed" in found.summary

@@ -78,12 +78,13 @@ def test_a_missing_file(cache: Path, name: str) -> None:
     assert files(GONE).level == Level.FAIL
 
 
-def test_a_file_that_is_cut_short_is_to_be_deleted(cache: Path) -> None:
+@pytest.mark.parametrize("num_bytes", [0, 100])
+def test_a_file_that_is_cut_short_is_to_be_deleted(cache: Path, num_bytes: int) -> None:
     file = fill(cache) / SECOND
     with file.open("r+b") as opened:
-        opened.truncate(100)
+        opened.truncate(num_bytes)
     assert files().level == Level.FAIL
-    assert f"{SECOND} is incomplete: 100 of {len(SHARDED[SECOND])} bytes" in files().summary
+    assert f"{SECOND} is incomplete: {num_bytes} of {len(SHARDED[SECOND])} bytes" in files().summary
     assert files().remedy == f"delete {file.resolve()}; the next start downloads it again"
 
 
