@@ -250,7 +250,7 @@ function setUp() {
     drawNow();
   });
   setUpKey(setKey, connect);
-  watchServer((kind) => {
+  watchServer(() => form.server !== null && !wantsKey, (kind) => {
     const wasReady = isReady;
     isReady = kind === "ready" || kind === "busy";
     if (isReady && (!wasReady || !form.server) && !wantsKey) connect();

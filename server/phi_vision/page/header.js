@@ -10,14 +10,15 @@ let timer = null;
 
 /**
  * Look at the server now and then, as long as the page is looked at. `onChange` gets `ready`, `starting`, `busy`
- * (another reason that the server gives) or `gone`.
+ * (another reason that the server gives) or `gone`; `mayAsk` says whether the queue is asked for, which takes the key.
  */
-export function watchServer(onChange) {
+export function watchServer(mayAsk, onChange) {
   const look = async () => {
     clearTimeout(timer);
     if (document.hidden) return;
     const state = await readiness();
-    drawState(state);
+    const isUp = state.kind === "ready" || state.kind === "busy";
+    drawState(state, isUp && mayAsk() ? await queue() : null);
     onChange(state.kind);
     timer = setTimeout(look, state.kind === "ready" ? WHEN_READY_MS : WHEN_NOT_MS);
   };
@@ -32,7 +33,7 @@ async function readiness() {
   } catch {
     return { kind: "gone", words: "No connection" };
   }
-  if (answer.ok) return { kind: "ready", words: "Ready", queue: await queue() };
+  if (answer.ok) return { kind: "ready", words: "Ready" };
   let told = {};
   try {
     told = await answer.json();
@@ -50,11 +51,11 @@ async function queue() {
   try {
     return await (await request("v1/queue")).json();
   } catch {
-    return null; // the key is missing, or the server has just gone: the next look says so
+    return null; // the server has just gone: the next look says so
   }
 }
 
-function drawState({ kind, words, percent, queue: counts }) {
+function drawState({ kind, words, percent }, counts) {
   byId("state").className = `dot ${{ ready: "good", starting: "going", busy: "warning", gone: "bad" }[kind]}`;
   setText(byId("state"), words);
   setText(byId("queue"), counts ? `${number(counts.requests)} of ${number(counts.max_requests)} requests` : "");
