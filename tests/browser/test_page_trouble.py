@@ -1,4 +1,4 @@
-"""The web page where something is wrong: fields, keys, full and lost servers, and a server that still starts."""
+"""The web page where something is wrong: fields, keys, a full or lost server, and one that still starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.relay import relay_to
 from tests.support.serving import eventually
 from tests.support.stub_engine import ANSWER, ScriptedAnswer
 from tests.support.stub_server import MINE, QUEUE, StubServer
-from tests.support.web_page import PICTURE, File, WebPage
+from tests.support.web_page import PICTURE, File
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
@@ -89,7 +89,7 @@ def test_the_key_is_asked_for_once_and_kept_where_told(keyed: StubServer, visit:
     page.drop(PICTURE)
     page.ask()
     page.ended("Complete")
-    assert "$OPENAI_API_KEY" in page.tab.locator("#snippet").text_content()
+    assert "$OPENAI_API_KEY" in (page.tab.locator("#snippet").text_content() or "")
     page.tab.reload()
     dialog.wait_for()
     give(MINE, True)

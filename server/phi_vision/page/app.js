@@ -3,7 +3,7 @@
 import { drawAnswer, isEmpty, jsonOf, markdownOf, textOf } from "./answer.js";
 import { hasKey, request, setKey } from "./api.js";
 import { byId, element, percentage, setText } from "./dom.js";
-import { Form } from "./form.js";
+import { Form, labelOf } from "./form.js";
 import { askForKey, drawPlan, drawServed, setUpKey, watchServer } from "./header.js";
 import { Pictures, takeFromAnywhere } from "./pictures.js";
 import { faultOf } from "./requests.js";
@@ -122,7 +122,7 @@ function drawHistory() {
       type: "button", disabled: going !== null, "aria-pressed": String(each === run), click: () => lookBack(each),
     },
     file.width ? element("img", { src: file.address, alt: "" }) : element("span", { class: "sheet", "aria-hidden": "true" }),
-    element("span", {}, element("b", {}, [asked.task.id, asked.text].filter(Boolean).join(": ")),
+    element("span", {}, element("b", {}, [labelOf(asked.task), asked.text].filter(Boolean).join(": ")),
       element("span", { class: "quiet" }, ` ${names}`)),
     element("span", { class: "first" }, text)));
   }));
@@ -250,10 +250,10 @@ function setUp() {
     drawNow();
   });
   setUpKey(setKey, connect);
-  watchServer(() => form.server !== null && !wantsKey, (kind) => {
+  watchServer(() => form.server !== null && !wantsKey, async (kind) => {
     const wasReady = isReady;
     isReady = kind === "ready" || kind === "busy";
-    if (isReady && (!wasReady || !form.server) && !wantsKey) connect();
+    if (isReady && (!wasReady || !form.server) && !wantsKey) await connect();
     drawQuestion();
   });
   drawQuestion();

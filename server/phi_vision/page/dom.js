@@ -22,6 +22,6 @@ export function setText(target, text) {
 export const number = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
 export const percentage = (share) => `${Math.floor(100 * share)} %`;
 export const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
-export const gibibytes = (bytes) => `${number(bytes / 2 ** 30)} GiB`;
+export const gibibytes = (bytes) => (bytes < 1e8 ? `${number(bytes / 2 ** 20)} MiB` : `${number(bytes / 2 ** 30)} GiB`);
 export const megabytes = (bytes) => (bytes < 1e5 ? `${number(bytes / 1e3)} kB` : `${number(bytes / 1e6)} MB`);
 export const duration = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);

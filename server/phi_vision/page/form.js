@@ -7,6 +7,9 @@ import { costOf } from "./stage.js";
 const FIELDS = ["files", "text", "crops", "pages", "max-tokens", "schema", "form"];
 const INPUTS = { text: "text-input", crops: "crops", pages: "pages", "max-tokens": "max-tokens", schema: "schema" };
 
+/** Caption, OCR, VQA. */
+export const labelOf = ({ id }) => (id.length > 3 ? id[0].toUpperCase() + id.slice(1) : id.toUpperCase());
+
 export class Form {
   server = null; // what `/v1/tasks` says of it
   tasks = [];
@@ -38,7 +41,7 @@ export class Form {
     byId("crops").max = server.max_num_crops;
     const buttons = this.tasks.map(({ id }) => element("label", {},
       element("input", { type: "radio", name: "task", value: id }),
-      element("span", {}, id.length > 3 ? id[0].toUpperCase() + id.slice(1) : id.toUpperCase())));
+      element("span", {}, labelOf({ id }))));
     byId("tasks").replaceChildren(byId("tasks").querySelector("legend"), ...buttons);
     this.choose(task ?? this.tasks[0].id);
   }

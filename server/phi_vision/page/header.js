@@ -18,8 +18,8 @@ export function watchServer(mayAsk, onChange) {
     if (document.hidden) return;
     const state = await readiness();
     const isUp = state.kind === "ready" || state.kind === "busy";
+    await onChange(state.kind);
     drawState(state, isUp && mayAsk() ? await queue() : null);
-    onChange(state.kind);
     timer = setTimeout(look, state.kind === "ready" ? WHEN_READY_MS : WHEN_NOT_MS);
   };
   document.addEventListener("visibilitychange", look);

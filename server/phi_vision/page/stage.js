@@ -119,8 +119,9 @@ export function costOf(files, server, chosen, byPage) {
   }
   const single = mostTokens(chosen ?? defaultNumCrops(server, 1));
   const several = mostTokens(chosen ?? defaultNumCrops(server, 2));
-  const pages = `each page up to ${number(several)} tokens (${number(single)} if it is the only one) ${context}`;
-  return others.length ? `Pictures: ${number(sum)} tokens, ${pages}` : `${pages[0].toUpperCase()}${pages.slice(1)}`;
+  if (others.length) return `Pictures: ${number(sum)} tokens, each page up to ${number(several)}, ${context}`;
+  const alone = documents.length === 1 && single !== several ? ` (${number(single)} if it is the only one)` : "";
+  return `Each page: up to ${number(several)} tokens${alone} ${context}`;
 }
 
 /** Of the costliest shape of picture. */
