@@ -80,8 +80,9 @@ lint: $(STAMP)  ## ruff, the imports between packages, hadolint, and whether `ma
 docs: $(STAMP)  ## write the generated parts of the documentation
 	$(DOCUMENTATION)
 
-record: $(STAMP)  ## record the session that the README's picture shows, with the demo model
+record: $(STAMP)  ## record what the README's pictures show: a session, and the web page, with the demo model
 	$(DOCUMENTATION).session
+	$(DOCUMENTATION).page
 	$(DOCUMENTATION)
 
 type: $(STAMP)  ## mypy --strict

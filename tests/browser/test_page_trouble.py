@@ -44,6 +44,7 @@ def test_a_file_that_is_no_picture_is_named(stub: StubServer, visit: Visit) -> N
         ("JSON schema", "[]", "schema", "is an object"),
         ("JSON schema", '{"type": "integer", "multipleOf": 3}', "schema", "does not support"),
         ("Tokens of the answer", "99999999", "max-tokens", "max_tokens"),
+        ("Tokens of the answer", "0", "max-tokens", "max_tokens"),
     ],
 )
 def test_what_is_wrong_stands_beside_its_field(
@@ -56,6 +57,19 @@ def test_what_is_wrong_stands_beside_its_field(
     page.shown(f"#{field}-fault", words)
     assert page.tab.get_by_label(label).get_attribute("aria-invalid") == "true"
     assert page.tab.locator("#answer").is_hidden()
+
+
+def test_what_is_too_much_for_one_request_is_not_sent(stub: StubServer, visit: Visit) -> None:
+    told = httpx.get(f"{stub.url}/v1/tasks").json()
+    told["server"]["max_body_mb"] = 0.01
+    page = visit(stub.url)
+    page.tab.route("**/v1/tasks", lambda route: route.fulfill(json=told))
+    page.tab.reload()
+    page.wait_until_ready().drop(PICTURE)
+    asked = len(stub.requests)
+    page.ask()
+    page.shown("#files-fault", "of 0.01 MB at most")
+    assert len(stub.requests) == asked
 
 
 def test_pages_that_a_document_does_not_have(stub: StubServer, visit: Visit) -> None:

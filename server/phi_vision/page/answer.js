@@ -26,6 +26,8 @@ export function drawAnswer(run, markBelow) {
   if (!run) return;
   const isGoing = run.state === "waiting" || run.state === "answering" || run.state === "full";
   if (drawn?.id !== run.id || drawn.markBelow !== markBelow) {
+    // Screen readers say an answer when it is new, not when words of it are marked anew.
+    byId("text").setAttribute("aria-live", drawn?.id === run.id ? "off" : "polite");
     drawn = { id: run.id, markBelow, sections: [] };
     byId("text").replaceChildren();
   }

@@ -21,7 +21,8 @@ export class Form {
   constructor(pictures, onChange) {
     this.pictures = pictures;
     byId("crops").addEventListener("input", ({ target }) => {
-      this.chosenCrops = Number(target.value);
+      const [chosen, usual] = [Number(target.value), defaultNumCrops(this.server, pictures.files.length)];
+      this.chosenCrops = chosen === usual && !this.server.adaptive_crops ? null : chosen;
       onChange();
     });
     byId("show-crops").addEventListener("change", onChange);
@@ -90,7 +91,8 @@ export class Form {
     byId("by-page").disabled = !this.canGoByPage;
     byId("pages-field").hidden = !files.some(({ isDocument }) => isDocument);
     byId("max-tokens").placeholder = number(task.max_tokens);
-    for (const id of ["crops", "max-tokens", "schema"]) byId(id).disabled = this.byPage;
+    byId("crops-field").hidden = this.byPage;
+    for (const id of ["max-tokens", "schema"]) byId(id).disabled = this.byPage;
     const crops = this.numCrops ?? (this.byPage ? server.num_crops : defaultNumCrops(server, Math.max(1, files.length)));
     byId("crops").value = crops;
     setText(byId("crops-value"), String(crops));
@@ -117,6 +119,8 @@ export class Form {
     }
     const pages = byId("pages-field").hidden ? "" : byId("pages").value.trim();
     if (/(^|\D)0+(\D|$)/.test(pages)) this.showFault("pages", "The first page is 1.");
+    const tokens = byId("max-tokens");
+    if (tokens.validity.badInput) this.showFault("max-tokens", "This is no number.");
     if (this.hasFault) return null;
     return {
       task: this.task,
@@ -125,7 +129,7 @@ export class Form {
       text,
       schema,
       pages,
-      maxTokens: Number(byId("max-tokens").value) || null,
+      maxTokens: tokens.value === "" ? null : Number(tokens.value),
       numCrops: this.numCrops,
       byPage: this.byPage,
     };

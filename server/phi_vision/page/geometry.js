@@ -9,6 +9,9 @@ export function canvasTokens(rows, columns) {
   return (rows * columns + 1) * CROP_TOKENS + 1 + (rows + 1) * ROWS_PER_CROP;
 }
 
+/** Tokens of a picture of the costliest shape, a tall one. */
+export const mostTokens = (numCrops) => canvasTokens(numCrops, 1);
+
 /** How a picture lies on at most `numCrops` crops. All sizes in pixels but `rows` and `columns` (crops). */
 export function cropGrid(width, height, numCrops) {
   const [long, short] = [Math.max(width, height), Math.min(width, height)];

@@ -29,7 +29,7 @@ function chatBody({ task, files, text, schema, pages, maxTokens, numCrops }, url
   return {
     model: task.models[0],
     messages: [{ role: "user", content }],
-    ...(maxTokens && { max_tokens: maxTokens }),
+    ...(maxTokens !== null && { max_tokens: maxTokens }),
     ...(schema && { response_format: { type: "json_schema", json_schema: named } }),
     ...(numCrops && { mm_processor_kwargs: { num_crops: numCrops } }),
   };

@@ -91,10 +91,18 @@ async function countDown(run, seconds, update, signal) {
   signal.throwIfAborted();
 }
 
+/** As text, where it is not larger than what the server takes: it would close the connection without a word. */
+function textOf(body, { max_body_mb: most }) {
+  const text = JSON.stringify(body);
+  if (text.length <= most * 1e6) return text;
+  const size = Math.ceil(text.length / 1e6);
+  throw new ApiError(`This is ${size} MB to send, of ${most} MB at most in one request.`, { status: 413, param: "document" });
+}
+
 async function stream(run, path, body, update, signal) {
   const sent = performance.now();
   const streamed = { ...body, stream: true, stream_options: { include_usage: true }, logprobs: true };
-  const response = await request(path, { body: JSON.stringify(streamed), signal });
+  const response = await request(path, { body: textOf(streamed, run.asked.server), signal });
   run.rope = response.headers.get("x-phi-vision-rope") ?? "";
   const tokens = new Tokens();
   const section = { title: "", text: "", tokens: tokens.placed, words: [], status: null, notes: [] };
@@ -128,7 +136,7 @@ async function stream(run, path, body, update, signal) {
 
 async function readPages(run, path, body, file, numFiles, signal) {
   const sent = performance.now();
-  const response = await request(path, { body: JSON.stringify(body), signal });
+  const response = await request(path, { body: textOf(body, run.asked.server), signal });
   const answer = await response.json();
   run.model = answer.model;
   run.totalMs = (run.totalMs ?? 0) + performance.now() - sent;

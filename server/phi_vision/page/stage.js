@@ -1,7 +1,7 @@
 // The picture that is looked at, with the crops as the model gets them, and all pictures in a row below it.
 
 import { byId, element, megabytes, number, setText } from "./dom.js";
-import { cropGrid, defaultNumCrops, numCrops } from "./geometry.js";
+import { CROP_PX, cropGrid, defaultNumCrops, mostTokens, numCrops } from "./geometry.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -41,18 +41,17 @@ function captionOf({ name, width, height, blob, isDocument }, grid) {
 
 function drawCanvas({ address, name, width, height }, grid) {
   const canvas = byId("canvas");
-  const whole = grid ?? { rows: height, columns: width, resizedWidth: 1, resizedHeight: 1, left: 0, top: 0 };
-  const side = grid ? 336 : 0;
-  const [across, down] = grid ? [whole.columns * side, whole.rows * side] : [1, 1];
-  canvas.style.setProperty("--columns", whole.columns);
-  canvas.style.setProperty("--rows", whole.rows);
+  const [columns, rows] = grid ? [grid.columns, grid.rows] : [width, height];
+  canvas.style.setProperty("--columns", columns);
+  canvas.style.setProperty("--rows", rows);
   const image = byId("picture");
   if (image.src !== address) image.src = address;
   image.alt = name;
-  image.style.left = `${(100 * whole.left) / across}%`;
-  image.style.top = `${(100 * whole.top) / down}%`;
-  image.style.width = `${(100 * whole.resizedWidth) / across}%`;
-  image.style.height = `${(100 * whole.resizedHeight) / down}%`;
+  const [across, down] = [columns * CROP_PX, rows * CROP_PX];
+  const place = grid
+    ? [grid.left / across, grid.top / down, grid.resizedWidth / across, grid.resizedHeight / down]
+    : [0, 0, 1, 1];
+  ["left", "top", "width", "height"].forEach((side, at) => { image.style[side] = `${100 * place[at]}%`; });
   canvas.querySelector("svg")?.remove();
   if (grid) canvas.append(linesOf(grid));
 }
@@ -119,17 +118,7 @@ export function costOf(files, server, chosen, byPage) {
   }
   const single = mostTokens(chosen ?? defaultNumCrops(server, 1));
   const several = mostTokens(chosen ?? defaultNumCrops(server, 2));
-  if (others.length) return `Pictures: ${number(sum)} tokens, each page up to ${number(several)}, ${context}`;
+  if (others.length) return `Pictures: ${number(sum)} tokens, and up to ${number(several)} for each page, ${context}`;
   const alone = documents.length === 1 && single !== several ? ` (${number(single)} if it is the only one)` : "";
   return `Each page: up to ${number(several)} tokens${alone} ${context}`;
-}
-
-/** Of the costliest shape of picture. */
-function mostTokens(crops) {
-  let most = 0;
-  for (let rows = 1; rows <= crops; rows++) {
-    const [wide, high] = [cropGrid(Math.max(1, Math.floor(crops / rows)), rows, crops), cropGrid(1, rows, crops)];
-    most = Math.max(most, wide.tokens, high.tokens);
-  }
-  return most;
 }

@@ -99,6 +99,7 @@ def make_launch_plan(
                 f"{config.crops}",
                 "served as": ", ".join(served_names(checkpoint)),
                 "listening": f"http://{config.host}:{config.port or '<a free port>'}/v1",
+                "page": None if config.no_page else f"http://{config.host}:{config.port or '<a free port>'}/",
                 "access": "with a key" if keyed else "open to all who reach it",
                 "sampler": _sampler_row(flags, device, env),
             },

@@ -95,6 +95,7 @@ class ChatService:
             "max_num_crops": PHI_3_5_VISION.max_num_crops,
             "max_images": limits.max_images,
             "max_pages": limits.max_pages,
+            "max_body_mb": limits.max_body_mb,
             "low_confidence": LOW_CONFIDENCE,
         }
 
