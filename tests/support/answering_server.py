@@ -1,7 +1,7 @@
 """A server whose answers are a function of what it is sent, and what goes wrong with it is what a test says.
 
 `AnsweringServer` runs this file in a process of its own. The text of a picture is `text_of(its bytes)`; of
-bodies without one, `text_of(the body's text)`. There are no clocks in it.
+bodies without one, `text_of(the body's text)`. There are no clocks in it, unless an answer is to take a time.
 
 | route | what it does |
 |---|---|
@@ -124,9 +124,11 @@ class _Faults:
 class _Answers:
     """The routes that ask the model."""
 
-    def __init__(self, faults: _Faults, capacity: int | None) -> None:
+    def __init__(self, faults: _Faults, capacity: int | None, slots: int, seconds: float) -> None:
         self._faults = faults
         self._capacity = capacity
+        self._slots = asyncio.Semaphore(slots)
+        self._seconds = seconds
         self._asks: Counter[str] = Counter()
         self._answered: Counter[str] = Counter()
         self._in_flight = self._most_in_flight = 0
@@ -165,6 +167,9 @@ class _Answers:
                     return _Drop()
                 elif fault is not None:
                     return _error(int(fault["fault"]), "as asked", fault["retry_after"])
+                if self._seconds:
+                    async with self._slots:
+                        await asyncio.sleep(self._seconds)
             finally:
                 self._in_flight -= 1
             self._answered[text] += 1
@@ -251,8 +256,7 @@ def _ocr(body: Any, text: str) -> dict[str, Any]:
     return {"pages": [page], "model": body["model"], "usage_info": {"pages_processed": 1}}
 
 
-def _app(capacity: int | None, faults: _Faults, *, has_ocr: bool) -> Starlette:
-    answers = _Answers(faults, capacity)
+def _app(answers: _Answers, faults: _Faults, *, has_ocr: bool) -> Starlette:
     names = [MODEL, *(f"{MODEL}:{task}" for task in TASKS)]
     tasks = [{"id": task, "models": [f"{MODEL}:{task}"]} for task in TASKS]
 
@@ -263,6 +267,7 @@ def _app(capacity: int | None, faults: _Faults, *, has_ocr: bool) -> Starlette:
         return JSONResponse({"object": "list", "data": tasks})
 
     routes = [
+        Route("/readyz", show_models),
         Route("/v1/models", show_models),
         Route("/v1/tasks", show_tasks),
         Route("/asks", answers.show),
@@ -278,10 +283,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--capacity", type=int, help="requests at once; more get 429")
+    parser.add_argument("--seconds", type=float, default=0, help="of each answer")
+    parser.add_argument("--slots", type=int, default=1, help="answers at once, if they take a time")
     parser.add_argument("--no-ocr", action="store_true", help="has no /v1/ocr")
     parser.add_argument("--fault", action="append", default=[], type=json.loads, help="as at `POST /faults`")
     options = parser.parse_args(argv)
-    app = _app(options.capacity, _Faults(options.fault), has_ocr=not options.no_ocr)
+    faults = _Faults(options.fault)
+    answers = _Answers(faults, options.capacity, options.slots, options.seconds)
+    app = _app(answers, faults, has_ocr=not options.no_ocr)
     with socket.create_server(("127.0.0.1", options.port)) as listening:
         print(f"  listening  http://127.0.0.1:{listening.getsockname()[1]}/v1", flush=True)
         # A drop is no error that is worth a traceback.

@@ -38,7 +38,7 @@ def names(requirements: Iterable[str]) -> set[str]:
 
 
 BASE = names(PROJECT["dependencies"])
-SERVER = BASE | names(EXTRAS["engine"] + EXTRAS["cpu"] + EXTRAS["cuda"] + EXTRAS["parquet"])
+SERVER = BASE | names(EXTRAS["engine"] + EXTRAS["cpu"] + EXTRAS["cuda"] + EXTRAS["parquet"] + EXTRAS["ray"])
 TESTS = SERVER | names(EXTRAS["dev"])
 BENCHMARKS = TESTS | names((ROOT / "benchmarks" / "requirements-aiperf.txt").read_text().splitlines())
 
@@ -82,7 +82,8 @@ def test_every_import_is_declared(folder: str, declared: set[str]) -> None:
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
 def test_what_is_declared_has_a_pinned_version(accelerator: str) -> None:
     pins = names((ROOT / "server" / "constraints" / f"{accelerator}.txt").read_text().splitlines())
-    wanted = BASE | names(EXTRAS["engine"] + EXTRAS[accelerator] + EXTRAS["parquet"] + EXTRAS["dev"])
+    extras = ("engine", accelerator, "parquet", "ray", "dev")
+    wanted = BASE | names(line for extra in extras for line in EXTRAS[extra])
     assert not wanted - pins - {"phi-vision"}
 
 

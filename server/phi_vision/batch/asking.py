@@ -15,6 +15,7 @@ import httpx
 
 from phi_vision.batch import results
 from phi_vision.batch.any_server import AnyServerAsk
+from phi_vision.batch.run_settings import Question as RunQuestion
 from phi_vision.batch.sending import ANSWER_TIMEOUT_S, understanding
 from phi_vision.batch.servers import Server, Servers, Unavailable
 from phi_vision.batch.work import NOT_IN_LINES, Item, ItemError
@@ -183,3 +184,16 @@ class LineAsk(AnyServerAsk[_Line]):
         if not isinstance(request_id, str):
             request_id = uuid.uuid4().hex
         return {"status_code": 200, "request_id": request_id, "body": reply.body}
+
+
+def asking(question: RunQuestion, servers: Servers, pages: ReadsPages) -> FileAsk | LineAsk:
+    """What asks the items of a run.
+
+    Args:
+        question: of the run; empty where the items are lines of batch files.
+        servers: whom to ask.
+        pages: reads the files; is not closed.
+    """
+    if question.task is None:
+        return LineAsk(servers)
+    return FileAsk(servers, pages, question.task, question.prompt, question.schema)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from phi_vision.batch import tables
 from phi_vision.batch.pages import Pages
-from phi_vision.batch.work import Item, ItemError
+from phi_vision.batch.work import Item
 from phi_vision.client.images import is_url
 from phi_vision.client.text import one_line
 from phi_vision.errors import RequestError, UsageError
@@ -91,21 +91,32 @@ class Files:
             UsageError: a list, a table or a folder cannot be read.
         """
         with asyncio.Runner() as runner:
-            for source in self._sources():
-                key = self._key(source)
-                if not _is_document(source):
-                    yield Item(key, {"source": source})
-                    continue
-                try:
-                    count = runner.run(pages.count(source))
-                except ItemError:
-                    yield Item(f"{key}#1", {"source": source, "page": 1})
-                    continue
-                for page in range(1, count + 1):
-                    yield Item(f"{key}#{page}", {"source": source, "page": page, "pages": count})
+            for source in self.sources():
+                count = runner.run(pages.count_if_opened(source)) if is_document(source) else None
+                yield from self.items_of(source, count)
 
-    def _sources(self) -> Iterator[str]:
-        """Absolute paths and addresses."""
+    def items_of(self, source: str, num_pages: int | None) -> Iterator[Item]:
+        """The items of one of the `sources`.
+
+        Args:
+            source: one of them.
+            num_pages: of a document, 0 where it cannot be opened; None of a picture.
+        """
+        key = self._key(source)
+        if num_pages is None:
+            yield Item(key, {"source": source})
+        elif num_pages == 0:
+            yield Item(f"{key}#1", {"source": source, "page": 1})
+        else:
+            for page in range(1, num_pages + 1):
+                yield Item(f"{key}#{page}", {"source": source, "page": page, "pages": num_pages})
+
+    def sources(self) -> Iterator[str]:
+        """Absolute paths and addresses of pictures and documents.
+
+        Raises:
+            UsageError: a list, a table or a folder cannot be read.
+        """
         for name in self.names:
             suffix = _suffix(name)
             if is_url(name):
@@ -203,8 +214,8 @@ def _suffix(name: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _is_document(source: str) -> bool:
-    """By its suffix; a file without one that is known is looked at."""
+def is_document(source: str) -> bool:
+    """Whether it may have pages: by its suffix; a file without one that is known is looked at."""
     suffix = _suffix(source)
     if suffix in DOCUMENTS | PICTURES or is_url(source):
         return suffix in DOCUMENTS

@@ -57,6 +57,13 @@ class Pages:
         with _unreadable():
             return await self._pool.count_pages(await self._document(source))
 
+    async def count_if_opened(self, source: str) -> int:
+        """The same, or 0 of a document that cannot be opened: to ask for it says why."""
+        try:
+            return await self.count(source)
+        except ItemError:
+            return 0
+
     async def read(self, request: Mapping[str, Any]) -> Input:
         """A picture, or one page of a document as a file by itself.
 

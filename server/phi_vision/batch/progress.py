@@ -73,8 +73,9 @@ class ProgressBar:
             text = f"waiting: {one_line(str(progress.pause))}"
         else:
             tokens = self._rates.a_second(self._rates.completion_tokens)
-            failed, concurrency = progress.counts["failed"], progress.concurrency
-            text = f"{tokens:.0f} tokens/s, {failed} failed, {concurrency} at a time"
+            text = f"{tokens:.0f} tokens/s, {progress.counts['failed']} failed"
+            if progress.concurrency is not None:
+                text += f", {progress.concurrency} at a time"
         self._bar.set_postfix_str(text, refresh=progress.pause is not None)
         self._bar.update(len(progress.ended))
 

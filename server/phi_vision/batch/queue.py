@@ -179,6 +179,15 @@ class Queue:
         """An item that was taken waits again, in its old place; no attempt is counted."""
         self._move(record, "waiting")
 
+    def give_back_all(self) -> None:
+        """The same of all that were taken."""
+        with self.transaction():
+            changed = self._database.execute(
+                "UPDATE items SET state = 'waiting' WHERE state = 'asked'"
+            ).rowcount
+            self._counts["asked"] -= changed
+            self._counts["waiting"] += changed
+
     def finish(self, record: Record, result: Mapping[str, Any]) -> Record:
         """Keep the result, JSON, of an item that was taken: it is done."""
         return self._move(replace(record, attempts=record.attempts + 1, result=result), "done")
@@ -239,10 +248,10 @@ class Queue:
                 self._database.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise UsageError(f"{self.path} is of another version of phi-vision; name another folder")
-            self._database.execute("UPDATE items SET state = 'waiting' WHERE state = 'asked'")
             self._counts.update(
                 self._database.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
             )
+            self.give_back_all()
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:

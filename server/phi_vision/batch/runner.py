@@ -21,7 +21,7 @@ MAX_ATTEMPTS = 3
 
 _SHORTEST_WAIT_S = 0.1
 
-_Outcome = Mapping[str, Any] | PhiVisionError  # a result, or why there is none
+Outcome = Mapping[str, Any] | PhiVisionError  # a result, or why there is none
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Progress:
     Args:
         counts: items in each state.
         ended: those that were done or failed with this change, with their results and errors.
-        concurrency: requests under way at a time, at most, for now.
+        concurrency: requests under way at a time, at most, for now; None where others decide it.
         pause: why all items under way wait to be asked again.
     """
 
     counts: Counts
     ended: Sequence[Record]
-    concurrency: int
+    concurrency: int | None
     pause: TryLater | None
 
 
@@ -164,7 +164,7 @@ class _Run:
         finally:
             self._num_waiting -= 1
 
-    def _outcomes(self, changed: Sequence[asyncio.Task[Any]]) -> list[tuple[Record, _Outcome]]:
+    def _outcomes(self, changed: Sequence[asyncio.Task[Any]]) -> list[tuple[Record, Outcome]]:
         """What came of the items asked by these tasks, and what follows for the run."""
         in_flight = len(self._asking) - self._num_waiting
         outcomes = []
@@ -176,7 +176,7 @@ class _Run:
                 case TryLater():
                     in_flight -= 1  # it has waited
                 case ItemError():
-                    self._failed += not self._is_again(record, outcome)
+                    self._failed += not is_again(record, outcome, self.max_attempts)
                 case PhiVisionError():
                     self._fault = self._fault or outcome
         for _, outcome in outcomes:
@@ -184,11 +184,8 @@ class _Run:
                 self.limit.answered(in_flight)
         return outcomes
 
-    def _is_again(self, record: Record, error: ItemError) -> bool:
-        return not error.is_final and record.attempts + 1 < self.max_attempts
-
     def _write(
-        self, outcomes: Sequence[tuple[Record, _Outcome]], free: int
+        self, outcomes: Sequence[tuple[Record, Outcome]], free: int
     ) -> tuple[list[Record], list[Record]]:
         """In the queue's thread: write outcomes and take at most `free` items, in one transaction.
 
@@ -196,26 +193,14 @@ class _Run:
             The records taken, and those that are done or failed now.
         """
         with self.queue.transaction():
-            settled = [self._settle(record, outcome) for record, outcome in outcomes]
+            settled = [settle(self.queue, record, outcome, self.max_attempts) for record, outcome in outcomes]
             taken = list(itertools.islice(iter(self.queue.take, None), max(0, free)))
         for record, _ in outcomes:
             del self._taken[record.number]
         self._taken.update({record.number: record for record in taken})
         return taken, [record for record in settled if record]
 
-    def _settle(self, record: Record, outcome: _Outcome) -> Record | None:
-        match outcome:
-            case ItemError():
-                again = self._is_again(record, outcome)
-                ended = self.queue.fail(record, outcome, again=again)
-                return None if again else ended
-            case PhiVisionError():
-                self.queue.give_back(record)
-                return None
-            case _:
-                return self.queue.finish(record, outcome)
-
-    def _put_back(self, results: Sequence[tuple[Record, _Outcome]]) -> list[Record]:
+    def _put_back(self, results: Sequence[tuple[Record, Outcome]]) -> list[Record]:
         """In the queue's thread, at the end: write results, and put back what was interrupted."""
         _, ended = self._write(results, 0)
         with self.queue.transaction():
@@ -228,13 +213,34 @@ class _Run:
         self.on_change(Progress(self.queue.counts(), ended, self.limit.value, pause))
 
 
-def _outcome(task: asyncio.Task[Any]) -> _Outcome:
+def settle(queue: Queue, record: Record, outcome: Outcome, max_attempts: int = MAX_ATTEMPTS) -> Record | None:
+    """Write what came of an item that was taken; the record, if it is done or has failed now."""
+    match outcome:
+        case ItemError():
+            again = is_again(record, outcome, max_attempts)
+            ended = queue.fail(record, outcome, again=again)
+            return None if again else ended
+        case PhiVisionError():
+            queue.give_back(record)
+            return None
+        case _:
+            return queue.finish(record, outcome)
+
+
+def is_again(record: Record, error: ItemError, max_attempts: int = MAX_ATTEMPTS) -> bool:
+    """Whether an item is asked again after this error."""
+    return not error.is_final and record.attempts + 1 < max_attempts
+
+
+def as_outcome(error: BaseException) -> PhiVisionError:
+    """An exception as what came of an item: a fault of ours with it must not end the others."""
+    if isinstance(error, PhiVisionError):
+        return error
+    return ItemError(one_line(f"{type(error).__name__}: {error}"), cause="internal")
+
+
+def _outcome(task: asyncio.Task[Any]) -> Outcome:
     if task.cancelled():
         return ItemError("asking for it was cancelled", cause="internal", is_final=False)
-    match task.exception():
-        case None:
-            return task.result()
-        case PhiVisionError() as error:
-            return error
-        case error:  # a fault of ours with this item must not end the others
-            return ItemError(one_line(f"{type(error).__name__}: {error}"), cause="internal")
+    error = task.exception()
+    return task.result() if error is None else as_outcome(error)

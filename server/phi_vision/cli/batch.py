@@ -12,15 +12,14 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from phi_vision.batch import tables
-from phi_vision.batch.asking import FileAsk, LineAsk
+from phi_vision.batch.asking import asking
 from phi_vision.batch.concurrency import ConcurrencyLimit
 from phi_vision.batch.inputs import Files, batch_lines, kind_of
 from phi_vision.batch.output import FORMATS, write_responses, write_results
@@ -32,15 +31,15 @@ from phi_vision.batch.run_settings import Question, RunSettings
 from phi_vision.batch.runner import Progress, run
 from phi_vision.batch.servers import Servers
 from phi_vision.batch.work import Counts, Item, Record, TryLater
+from phi_vision.cli.batch_on_ray import OnRay, on_cluster
 from phi_vision.cli.servers import Found, find_servers
-from phi_vision.cli.terminal import exit_on_signals, on_signals, print_passing, print_status
+from phi_vision.cli.terminal import exit_on_signals, on_signals, print_passing, print_status, stop_signals
 from phi_vision.client.text import one_line
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.planning.hardware import find_device
 from phi_vision.spec import PHI_3_5_VISION
 
 _FETCHED = "fetched"  # documents that are named by their address, until all is done
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOWN_EVERY = 100  # items that are found
 
 
@@ -54,7 +53,7 @@ def batch(options: argparse.Namespace) -> int:
         UsageError: anything that the user can mend, in one line.
         PhiVisionError: the run cannot go on; what is done is kept.
     """
-    if options.device != "auto":
+    if options.device != "auto" and options.ray is None:
         find_device(options.device)
     formats = list(dict.fromkeys(name for names in options.format or [[FORMATS[0]]] for name in names))
     if "parquet" in formats:
@@ -72,8 +71,9 @@ def batch(options: argparse.Namespace) -> int:
         settings = RunSettings.agreed(queue.settings, kind, question, os.getcwd(), str(folder))
         if settings.kind == "lines" and formats != [FORMATS[0]]:
             raise UsageError("the answers to an OpenAI batch file are written as jsonl only")
-        with contextlib.closing(Pages(folder / _FETCHED)) as pages:
-            command = _Batch(options, folder, names, formats, queue, pages, settings)
+        fetched = folder / _FETCHED
+        with contextlib.closing(Pages(fetched)) as pages, on_cluster(options, fetched) as ray:
+            command = _Batch(options, folder, names, formats, queue, pages, settings, ray)
             try:
                 return command.run()
             except (KeyboardInterrupt, SystemExit):
@@ -93,6 +93,7 @@ class _Batch:
         queue: Queue,
         pages: Pages,
         settings: RunSettings,
+        ray: OnRay | None,
     ) -> None:
         self._options = options
         self._folder = folder
@@ -101,6 +102,7 @@ class _Batch:
         self._queue = queue
         self._pages = pages
         self._settings = settings
+        self._ray = ray
         self._rates = Rates()
 
     def run(self) -> int:
@@ -110,8 +112,7 @@ class _Batch:
         number = None
         if self._queue.counts()["waiting"]:
             try:
-                with find_servers(self._options.base_url or (), self._options.device) as found:
-                    number = asyncio.run(self._ask(found))
+                number = self._ask()
             except PhiVisionError:
                 with contextlib.suppress(PhiVisionError):  # it may be the disk that is full
                     self._write()
@@ -132,8 +133,13 @@ class _Batch:
         if self._names:
             self._keep(is_listed=False)
             files = Files(self._names, self._options.column, Path(self._settings.base), self._folder)
-            is_files = self._settings.kind == "files"
-            self._queue.add(_shown(files.items(self._pages) if is_files else batch_lines(self._names)))
+            if self._settings.kind == "lines":
+                items = batch_lines(self._names)
+            elif self._ray:
+                items = self._ray.items(files)
+            else:
+                items = files.items(self._pages)
+            self._queue.add(_shown(items))
             self._keep(is_listed=True)
         if not sum(self._queue.counts().values()):
             raise UsageError("there is no picture and no document in what was named")
@@ -142,8 +148,15 @@ class _Batch:
         self._settings = replace(self._settings, **changes)
         self._queue.set_settings(self._settings.as_json())
 
-    async def _ask(self, found: Found) -> int | None:
+    def _ask(self) -> int | None:
         """Have all asked that waits; the number of the signal that ended it early, if one did."""
+        if self._ray:
+            with self._shown() as show:
+                return self._ray.ask(self._queue, self._settings.question, show)
+        with find_servers(self._options.base_url or (), self._options.device) as found:
+            return asyncio.run(self._ask_servers(found))
+
+    async def _ask_servers(self, found: Found) -> int | None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         numbers: list[int] = []
 
@@ -151,11 +164,9 @@ class _Batch:
             numbers.append(number)
             loop.call_soon_threadsafe(stop.set)
 
-        # One that is ignored stays so: `nohup` does that.
-        handled = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
         concurrency = self._options.concurrency
         limit = ConcurrencyLimit.auto() if concurrency is None else ConcurrencyLimit(concurrency)
-        async with self._asking(found) as ask:
+        async with asking(self._settings.question, Servers(found.endpoints), self._pages) as ask:
             await ask.check()
 
             async def ask_and_look(item: Item) -> Mapping[str, Any]:
@@ -166,24 +177,23 @@ class _Batch:
                         found.own.check_running()  # nobody starts it again
                     raise
 
-            self._rates = Rates()
-            shown = _Progress(self._settings.unit, self._queue.counts(), self._rates)
-            with contextlib.closing(shown), on_signals(handled, on_signal):
+            with self._shown() as show, on_signals(stop_signals(), on_signal):
                 await run(
                     self._queue,
                     ask_and_look,
                     limit,
                     max_errors=self._options.max_errors,
-                    on_change=shown.show,
+                    on_change=show,
                     stop=stop,
                 )
         return numbers[0] if numbers else None
 
-    def _asking(self, found: Found) -> FileAsk | LineAsk:
-        servers, question = Servers(found.endpoints), self._settings.question
-        if question.task is None:
-            return LineAsk(servers)
-        return FileAsk(servers, self._pages, question.task, question.prompt, question.schema)
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[Callable[[Progress], None]]:
+        """Takes the progress of a run that begins now."""
+        self._rates = Rates()
+        with contextlib.closing(_Progress(self._settings.unit, self._queue.counts(), self._rates)) as shown:
+            yield shown.show
 
     def _write(self) -> dict[str, Any]:
         """Write all that is made from the queue; what there is to say about the run."""

@@ -173,6 +173,18 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     batch.add_argument(
         "--device", choices=DEVICES, default="auto", help="for an engine of its own (default: %(default)s)"
     )
+    batch.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="have a Ray cluster read the files and ask: HOST:PORT of its head, 'auto' for the one of this "
+        "machine, 'local' for one that ends with the run; without --base-url it starts servers of its own",
+    )
+    batch.add_argument(
+        "--ray-servers",
+        type=_positive,
+        metavar="N",
+        help="servers that the cluster starts; default one for each of its GPUs",
+    )
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -43,10 +43,8 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
     Raises:
         UsageError: a server on the default port wants a key, or none could be started.
     """
-    named = base_urls or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
-    if named:
-        key = os.environ.get("OPENAI_API_KEY")
-        yield Found([Endpoint(url, key, named=True) for url in named])
+    if named := named_servers(base_urls):
+        yield Found(named)
         return
     default = Endpoint(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
     # One that asks for a key ends the command: better than a second model in the same memory.
@@ -63,3 +61,9 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
     with local_process(device, on_wait=on_wait) as (own, endpoint):
         print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
         yield Found([endpoint], own)
+
+
+def named_servers(base_urls: Sequence[str]) -> list[Endpoint]:
+    """The servers of `--base-url` or, without, of $OPENAI_BASE_URL; they get the user's key."""
+    urls = base_urls or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
+    return [Endpoint(url, os.environ.get("OPENAI_API_KEY"), named=True) for url in urls]

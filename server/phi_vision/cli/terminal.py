@@ -38,6 +38,12 @@ def exit_on_signals() -> Iterator[None]:
         yield
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Those that stop a long run. One that is ignored stays so: `nohup` does that."""
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in stops if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @contextmanager
 def on_signals(numbers: Sequence[signal.Signals], handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Handle signals so for a while."""

@@ -238,6 +238,8 @@ def test_several_servers(
         (("a.png", "--device", "mps"), "Apple silicon"),
         (("b.jsonl", "--column", "path"), "--column is for .csv and .parquet files"),
         (("--column", "path"), "--column is for .csv and .parquet files"),
+        (("a.png", "--ray-servers", "2"), "--ray-servers goes with --ray, and not with --base-url"),
+        (("a.png", "--ray", "local", "--ray-servers", "2"), "not with --base-url"),
         (("a.png", "--output", "a.png"), "cannot make the folder a.png: File exists"),
     ],
 )
