@@ -15,6 +15,9 @@ import signal
 import sys
 import threading
 
+# All that our small programs need of the environment. Those that meet strangers have no use for keys.
+PLAIN_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG")
+
 _PR_SET_PDEATHSIG = 1
 
 _forking_process: int | None = None  # while its main thread forks

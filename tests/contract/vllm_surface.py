@@ -81,6 +81,12 @@ START = [
         "overridden: where a connection is refused",
         ("loop", "conn"),
     ),
+    Name(
+        "vllm.entrypoints.launchers.launcher",
+        "NoSignalServer.startup",
+        "overridden: where it begins to accept",
+        ("sockets",),
+    ),
     *members(
         "vllm.entrypoints.launchers.launcher",
         "NoSignalServer",

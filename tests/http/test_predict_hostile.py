@@ -130,8 +130,8 @@ def test_a_start_that_fails_is_a_line_of_its_own(
     picture: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     @contextlib.contextmanager
-    def failing(device: str, on_wait: Callable[[float], None]) -> Iterator[None]:
-        on_wait(1.0)
+    def failing(device: str, on_wait: Callable[[float, str], None]) -> Iterator[None]:
+        on_wait(1.0, "loading")
         raise process.ServerStartError("no luck")
         yield
 

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import openai
 import psutil
-from phi_vision.client.process import ServerProcess, ServerStartError
+from phi_vision.client.process import OnWait, ServerProcess, ServerStartError
 
 # The system may leave a client of a busy machine without a processor for half a minute, also between
 # connecting and sending. That is not what these tests are about.
@@ -57,7 +57,7 @@ class Server(ServerProcess):
         return openai.OpenAI(base_url=self.base_url, api_key=api_key, max_retries=0, timeout=PATIENCE_S)
 
     def wait_until_ready(
-        self, timeout_s: float = PATIENCE_S, on_wait: Callable[[float], None] | None = None
+        self, timeout_s: float = PATIENCE_S, on_wait: OnWait = lambda waited_s, state: None
     ) -> None:
         try:
             super().wait_until_ready(timeout_s, on_wait)

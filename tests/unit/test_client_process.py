@@ -14,14 +14,15 @@ from phi_vision.client.process import ServerProcess, ServerStartError
 
 # Announces itself as `phi-vision serve` does, and is ready when it is asked the third time.
 SERVER = """
-import http.server, sys
+import http.server
+SAID = [b'{"status": "downloading", "percent": 43}', b'{"status": "load\\u001bing"}', b""]
 class Handler(http.server.BaseHTTPRequestHandler):
-    asked = 0
     def do_GET(self):
-        Handler.asked += self.path == "/readyz"
-        self.send_response(200 if Handler.asked >= 3 else 503)
-        self.send_header("Content-Length", "0")
+        said = SAID.pop(0)
+        self.send_response(503 if said else 200)
+        self.send_header("Content-Length", str(len(said)))
         self.end_headers()
+        self.wfile.write(said)
 with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
     print(f"  listening     http://127.0.0.1:{server.server_port}/v1", flush=True)
     server.serve_forever()
@@ -41,11 +42,18 @@ def started(tmp_path: Path, program: str, **options: object) -> ServerProcess:
 
 def test_it_is_awaited_on_the_port_that_it_announces_and_stopped(tmp_path: Path) -> None:
     waits: list[float] = []
+    states: list[str] = []
+
+    def on_wait(waited_s: float, state: str) -> None:
+        waits.append(waited_s)
+        states.append(state)
+
     with started(tmp_path, SERVER) as server:
-        server.wait_until_ready(on_wait=waits.append)
+        server.wait_until_ready(on_wait=on_wait)
         assert server.base_url == f"http://127.0.0.1:{server.port}/v1"
         assert server.log.count('"GET /readyz HTTP/1.1" 503') == 2
-    assert len(waits) >= 2 and waits == sorted(waits)
+    assert waits == sorted(waits)
+    assert [state for state in states if state != "starting"] == ["downloading 43 %", "load\\u001bing"]
     assert server.process.returncode == -signal.SIGTERM
 
 
@@ -62,7 +70,7 @@ def test_one_that_ends_too_soon_says_why(tmp_path: Path) -> None:
 def test_one_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
     with (
         started(tmp_path, "import signal; signal.pause()") as server,
-        pytest.raises(ServerStartError, match="not ready after 0 s: it printed nothing"),
+        pytest.raises(ServerStartError, match=r"not ready after 0 s \(starting\): it printed nothing"),
     ):
         server.wait_until_ready(timeout_s=0)
     with pytest.raises(ServerStartError, match="where it listens"):

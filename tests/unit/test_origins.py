@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from phi_vision.serving.middleware.origins import OriginMiddleware, allowed_hosts
+from phi_vision.serving.middleware.origins import OriginMiddleware
+from phi_vision.serving.origin_rule import OriginRule, allowed_hosts
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -23,7 +24,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def ask(headers: dict[str, str], method: str = "POST", path: str = CHAT, **settings: Any) -> httpx.Response:
     hosts = settings.pop("hosts", allowed_hosts(None, "127.0.0.1", keyed=False))
-    wrapped = OriginMiddleware(app, hosts=hosts, origins=settings.pop("origins", []))
+    wrapped = OriginMiddleware(app, OriginRule(hosts, tuple(settings.pop("origins", ()))))
     return request(wrapped, method, path, headers=headers)
 
 

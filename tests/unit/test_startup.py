@@ -11,13 +11,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 from phi_vision.errors import UsageError
 from phi_vision.serving import startup
 
-from tests.support.serving import PATIENCE_S, eventually, starting_server
+from tests.support.serving import PATIENCE_S, Server, eventually, starting_server
 from tests.support.stub_server import stub_program
 
 # Starts a process in each of vLLM's ways, and one below it; each says its id and then waits for ever.
@@ -134,6 +136,14 @@ def test_the_port_is_held_from_the_start_and_0_is_a_free_one() -> None:
         startup.listen("127.0.0.1", taken.getsockname()[1])
 
 
+def readyz(server: Server) -> Any:
+    """What it says; None while it does not answer."""
+    try:
+        return httpx.get(f"{server.url}/readyz").json() if server.announced else None
+    except httpx.TransportError:
+        return None
+
+
 @pytest.mark.parametrize("stubbed", [False, True])
 def test_a_stop_during_the_start_leaves_nothing(stubbed: bool, tmp_path: Path) -> None:
     """While vLLM is imported, and, with the stub, just before it serves: the signals change hands there."""
@@ -142,8 +152,10 @@ def test_a_stop_during_the_start_leaves_nothing(stubbed: bool, tmp_path: Path) -
         # The stub imports vLLM before the launcher can say where caches belong.
         env = {"TMPDIR": temporary, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         with starting_server(tmp_path / "log.txt", env=env, program=program) as server:
-            words = "Available routes are" if stubbed else "listening"
-            eventually(lambda: words in server.log)
+            if stubbed:
+                eventually(lambda: "Available routes are" in server.log)
+            else:
+                eventually(lambda: readyz(server) == {"status": "loading"})
             below = psutil.Process(server.process.pid).children(recursive=True)
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(PATIENCE_S) == 0, server.log[-3000:]

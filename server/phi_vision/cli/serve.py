@@ -18,7 +18,9 @@ from phi_vision.planning.installation import find_installation
 from phi_vision.planning.launch_plan import LaunchPlan, make_launch_plan
 from phi_vision.serving import descriptors, startup
 from phi_vision.serving.launch import run_vllm
+from phi_vision.serving.origin_rule import OriginRule, allowed_hosts
 from phi_vision.serving.private_folder import PrivateFolder
+from phi_vision.serving.startup_process import StartupProcess
 from phi_vision.serving.vllm_compat.start_cause import CAUSE_VARIABLE
 
 _SECRET_FLAGS = ("--api-k", "--hf-t")  # how flags with secrets begin, shortened ones too
@@ -48,6 +50,11 @@ def serve(config: ServeConfig) -> None:
         cause = folder.path / "cause"
         os.environ.update({**launch.env, **folder.environment(), CAUSE_VARIABLE: str(cause)})
         print(launch.summary, flush=True)
+        if launch.is_plain_http:
+            hosts = allowed_hosts(config.limits.allowed_hosts, config.host, keyed=bool(keys))
+            rule = OriginRule(hosts, tuple(config.origins))
+            timeout_s, has_page = config.limits.client_timeout_s, not config.no_page
+            StartupProcess(opened, folder.path, rule, timeout_s, has_page=has_page)
         run_vllm(
             launch.argv,
             limits=config.limits,

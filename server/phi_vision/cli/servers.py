@@ -12,9 +12,11 @@ from phi_vision.cli.terminal import print_passing, print_status
 from phi_vision.client.chat import has_our_tasks
 from phi_vision.client.exchange import Endpoint
 from phi_vision.client.process import ServerProcess, local_process
+from phi_vision.client.readiness import start_of
 from phi_vision.config import ServeConfig
 
 _PROBE_TIMEOUT_S = 1.0
+_PROBE_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
         yield Found(named)
         return
     default = Endpoint(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
+    if start_of(default, _PROBE_TIMEOUT_S) is not None:  # a second engine would want the same memory
+        print_status(f"waiting for the server at {default.base_url}, which is starting")
+        while (state := start_of(default, _PROBE_TIMEOUT_S)) is not None:
+            print_passing(state)
+            time.sleep(_PROBE_INTERVAL_S)
     # One that asks for a key ends the command: better than a second model in the same memory.
     if has_our_tasks(default, _PROBE_TIMEOUT_S):
         print_status(f"using the server at {default.base_url}")
@@ -55,8 +62,14 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
     started_s = time.monotonic()
     print_status("no server found; starting an engine")
 
-    def on_wait(waited_s: float) -> None:
-        print_passing(f"{waited_s:.0f} s")
+    says_download = False
+
+    def on_wait(waited_s: float, state: str) -> None:
+        nonlocal says_download
+        if state.startswith("downloading") and not says_download:
+            says_download = True
+            print_status("the weights are downloaded first")
+        print_passing(f"{state}, {waited_s:.0f} s")
 
     with local_process(device, on_wait=on_wait) as (own, endpoint):
         print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")

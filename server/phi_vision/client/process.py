@@ -21,11 +21,14 @@ from typing import Self
 import httpx
 
 from phi_vision.client.exchange import Endpoint
+from phi_vision.client.readiness import STARTING, in_words
 from phi_vision.client.text import one_line
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.processes import tie_to_parent
 
-START_TIMEOUT_S = 1800.0  # it may have to download the weights first
+OnWait = Callable[[float, str], None]
+
+START_TIMEOUT_S = 1800.0  # without a step forward, such as a percent of the weights
 _STOP_TIMEOUT_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
 _PROBE_INTERVAL_S = 0.5
@@ -114,29 +117,32 @@ class ServerProcess:
         return f"{self.url}/v1"
 
     def wait_until_ready(
-        self, timeout_s: float = START_TIMEOUT_S, on_wait: Callable[[float], None] | None = None
+        self, timeout_s: float = START_TIMEOUT_S, on_wait: OnWait = lambda waited_s, state: None
     ) -> None:
         """Return once `ready_path` answers 200.
 
         Args:
-            timeout_s: when to give up.
-            on_wait: called about twice a second with the seconds waited so far.
+            timeout_s: when to give up on a state that stays as it is.
+            on_wait: called about twice a second with the seconds waited so far and what the server does.
 
         Raises:
             ServerStartError: the message ends with the last line of the log.
         """
-        started_s = time.monotonic()
+        started_s = changed_s = time.monotonic()
+        last_state: str | None = None
         with httpx.Client(trust_env=False, timeout=_PROBE_TIMEOUT_S) as client:
-            while not self._is_ready(client):
-                waited_s = time.monotonic() - started_s
+            while (state := self._state(client)) is not None:
+                now_s = time.monotonic()
+                if state != last_state:
+                    last_state, changed_s = state, now_s
                 if self.process.poll() is not None:
                     raise ServerStartError(f"the server did not start: {self._last_line()}")
-                if waited_s >= timeout_s:
+                if now_s - changed_s >= timeout_s:
                     raise ServerStartError(
-                        f"the server was not ready after {timeout_s:.0f} s: {self._last_line()}"
+                        f"the server was not ready after {now_s - started_s:.0f} s ({state}): "
+                        f"{self._last_line()}"
                     )
-                if on_wait is not None:
-                    on_wait(waited_s)
+                on_wait(now_s - started_s, state)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(_PROBE_INTERVAL_S)
 
@@ -171,13 +177,15 @@ class ServerProcess:
             self._port = int(line[1])
         return self._port
 
-    def _is_ready(self, client: httpx.Client) -> bool:
+    def _state(self, client: httpx.Client) -> str | None:
+        """What it does before it is ready, in a few words; None once it is."""
         if not self.announced:
-            return False
+            return STARTING
         try:
-            return client.get(self.url + self._ready_path).status_code == 200
-        except httpx.HTTPError:
-            return False
+            answer = client.get(self.url + self._ready_path)
+            return None if answer.status_code == 200 else in_words(answer.json())
+        except (httpx.HTTPError, ValueError):
+            return STARTING
 
     def _last_line(self) -> str:
         lines = self.log.strip().splitlines()
@@ -193,7 +201,7 @@ def serve_command(*flags: str, python: str = sys.executable) -> list[str]:
 def local_process(
     device: str,
     *flags: str,
-    on_wait: Callable[[float], None] | None = None,
+    on_wait: OnWait = lambda waited_s, state: None,
     timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[tuple[ServerProcess, Endpoint]]:
     """A `phi-vision serve` on a free port of this machine, with an API key that only the caller has.

@@ -46,8 +46,8 @@ def generation(setup: Setup) -> Finding | None:
     flags = ("--model", "demo", "--max-model-len", "8192")
     started_s = time.monotonic()
 
-    def on_wait(waited_s: float) -> None:
-        setup.progress(f"{waited_s:.0f} s")
+    def on_wait(waited_s: float, state: str) -> None:
+        setup.progress(f"{state}, {waited_s:.0f} s")
 
     try:
         with setup.start(setup.config.device, *flags, on_wait=on_wait, timeout_s=_START_LIMIT_S) as (

@@ -15,11 +15,11 @@ from phi_vision.media.view import PageView
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit
 from phi_vision.model.geometry import crop_grid
+from phi_vision.processes import PLAIN_ENVIRONMENT
 
 _PIPE_BYTES = 1 << 20
 _MAX_ANSWER_BYTES = 10_000
 _MAX_NUMBER = 1 << 31  # in an answer
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG")
 # Have glibc keep the memory of one picture for the next: 12 megapixels at 4 bytes, and the resized copy.
 # By its defaults each picture is given fresh pages, and a fifth of the time goes into clearing them.
 _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(96 << 20)}
@@ -40,7 +40,8 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _KEPT_MEMORY,
+                env={name: os.environ[name] for name in PLAIN_ENVIRONMENT if name in os.environ}
+                | _KEPT_MEMORY,
                 pass_fds=[self._memory.fileno()],
                 pipesize=_PIPE_BYTES,
                 start_new_session=True,  # Ctrl-C is for the server to handle

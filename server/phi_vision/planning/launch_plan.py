@@ -26,6 +26,12 @@ _COMPILES = "--no-enforce-eager"
 _ROPE_SCHEDULER = "phi_vision.model.rope_scheduler.scheduler"
 _ROPE_CONFLICTS = ("--scheduler-cls", "--kv-transfer-config", "--kv-offloading-size")
 
+# With these the server listens elsewhere, or with TLS.
+_OTHER_PORTS = {
+    *("--uds", "--grpc", "--headless", "--data-parallel-multi-port-external-lb"),
+    *("--ssl-keyfile", "--ssl-certfile"),
+}
+
 Flag = tuple[str, ...]  # its name and its values
 
 
@@ -39,12 +45,14 @@ class LaunchPlan:
         env: variables to set before vLLM is imported.
         memory: the precision and its memory plan; None where memory is not planned.
         summary: for people, a table.
+        is_plain_http: whether the server speaks HTTP, without TLS, on the port that the launcher holds.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     memory: Candidate | None
     summary: str
+    is_plain_http: bool = True
 
 
 def make_launch_plan(
@@ -86,6 +94,7 @@ def make_launch_plan(
         argv=(checkpoint.path, *_flat(ours, flags), *flags.argv),
         env=env,
         memory=memory,
+        is_plain_http=not flags.names & _OTHER_PORTS,
         summary=_summary(
             checkpoint,
             {

@@ -25,16 +25,17 @@ from phi_vision.serving.documents import Documents
 from phi_vision.serving.files import FileStore
 from phi_vision.serving.http import error_response
 from phi_vision.serving.lifecycle import Lifecycle, max_running
-from phi_vision.serving.middleware import origins
 from phi_vision.serving.middleware.admission import AdmissionControl
 from phi_vision.serving.middleware.api_key import ApiKeyMiddleware
 from phi_vision.serving.middleware.body import BodyLimits
 from phi_vision.serving.middleware.body_reader import BodyReader
 from phi_vision.serving.middleware.fields import OCR, FieldRules
 from phi_vision.serving.middleware.grammar_errors import GrammarErrors
+from phi_vision.serving.middleware.origins import OriginMiddleware
 from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.mistral_ocr import OCRRequest
+from phi_vision.serving.origin_rule import OriginRule, allowed_hosts
 from phi_vision.serving.private_folder import record_shared_memory
 from phi_vision.serving.routes import batches, chat, files, health, ocr, page, plan, responses
 from phi_vision.serving.vllm_compat import (
@@ -54,10 +55,10 @@ from phi_vision.tasks import presets
 def middleware(args: Namespace, limits: Limits) -> list[Middleware]:
     """What a request passes on its way to a route, in this order: the cheap checks come first."""
     keys = args.api_key or []
-    hosts = origins.allowed_hosts(limits.allowed_hosts, args.host, keyed=bool(keys))
+    hosts = allowed_hosts(limits.allowed_hosts, args.host, keyed=bool(keys))
     return [
         # By its head alone: a web page of another origin learns nothing, not even whether a key is needed.
-        Middleware(origins.OriginMiddleware, hosts=hosts, origins=args.allowed_origins),
+        Middleware(OriginMiddleware, rule=OriginRule(hosts, tuple(args.allowed_origins))),
         # Clients without a key take no place in the queue.
         *([Middleware(ApiKeyMiddleware, tokens=keys)] if keys else []),
         # A full server refuses before it reads a body.

@@ -76,13 +76,19 @@ class PrivateFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def of_this_server() -> Path | None:
+    """The folder of the server that this process belongs to, if it is one of a server's."""
+    folder = os.environ.get(_FOLDER_VARIABLE)
+    return None if folder is None else Path(folder)
+
+
 def record_shared_memory() -> None:
     """Record the segments under /dev/shm that the server's processes use, for the start after a crash.
 
     Usually Python's resource tracker removes them, but a crash may kill the tracker too. A server runs on
     without the record where it cannot be written.
     """
-    folder = os.environ.get(_FOLDER_VARIABLE)
+    folder = of_this_server()
     if folder is None or not _SHARED_MEMORY_FOLDER.is_dir():
         return
     with contextlib.suppress(OSError, psutil.Error):
@@ -92,9 +98,9 @@ def record_shared_memory() -> None:
             names |= mapped_shared_memory(process.pid)
         segments = [_SHARED_MEMORY_FOLDER / name for name in sorted(names)]
         lines = [f"{segment.stat().st_ino} {segment.name}\n" for segment in segments if segment.exists()]
-        draft = Path(folder, f"{_SHARED_MEMORY}.{os.getpid()}")  # several API processes may write at once
+        draft = folder / f"{_SHARED_MEMORY}.{os.getpid()}"  # several API processes may write at once
         draft.write_text("".join(lines))
-        draft.replace(Path(folder, _SHARED_MEMORY))
+        draft.replace(folder / _SHARED_MEMORY)
 
 
 def mapped_shared_memory(process_id: int) -> set[str]:

@@ -54,7 +54,8 @@ def end_at_once_on_signals(clean_up: Callable[[], None]) -> None:
         try:
             if os.getpid() == first:  # a forked child has these handlers too, until it sets its own
                 clean_up()
-                os.write(2, b"phi-vision serve: stopped before it was ready\n")  # `sys.stderr` may be locked
+                line_break = b"\n" if os.isatty(2) else b""  # a bar and ^C may stand there
+                os.write(2, line_break + b"phi-vision serve: stopped before it was ready\n")  # no lock
                 sys.stdout.flush()
         finally:
             os._exit(_EXIT_CODES[signal.Signals(number)])  # an exception is lost where libraries catch it

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from phi_vision.client.exchange import Endpoint
-from phi_vision.client.process import ServerStartError
+from phi_vision.client.process import OnWait, ServerStartError
 from phi_vision.doctor import engine, programs
 from phi_vision.doctor.finding import Finding, Level
 from phi_vision.doctor.setup import Setup
@@ -35,9 +35,9 @@ def test_what_the_demo_says_counts(reply: str, level: Level) -> None:
     flags: list[str] = []
 
     @contextmanager
-    def start(*given: str, on_wait: Callable[[float], None], timeout_s: float) -> Iterator[Any]:
+    def start(*given: str, on_wait: OnWait, timeout_s: float) -> Iterator[Any]:
         flags.extend(given)
-        on_wait(1.0)
+        on_wait(1.0, "loading")
         yield None, Endpoint(fake.base_url)
 
     try:

@@ -20,6 +20,7 @@ from vllm.entrypoints.launchers import launcher
 from vllm.entrypoints.launchers.launcher import NoSignalServer
 
 from phi_vision.errors import RequestError
+from phi_vision.serving import startup_process
 from phi_vision.serving.connections import MAX_HEAD_BYTES, Connection, limits_of
 
 
@@ -40,6 +41,11 @@ class LimitedServer(NoSignalServer):
         super().__init__(config, peer_loads or ([0], 0))
         config.http_protocol_class = Connection
         self._max_connections = limits_of(config).max_connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, once nobody else does."""
+        await startup_process.relieve()
+        await super().startup(sockets)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, conn: socket.socket) -> None:
         if (
