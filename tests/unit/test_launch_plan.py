@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -250,3 +251,31 @@ def test_vllm_understands_the_flags_of_each_precision(profile: str) -> None:
             assert resolved.linear is not None and resolved.ignore == ["re:.*vision_embed_tokens.*"]
         if args.attention_backend == "TRITON_ATTN":
             assert args.kv_cache_dtype in TritonAttentionBackend.supported_kv_cache_dtypes
+
+
+def test_the_weights_of_a_repository_are_downloaded_first() -> None:
+    plan = launch(A10, "--revision", "v2")
+    assert (plan.hub_id, plan.revision) == (PUBLISHED.path, "v2")
+    here = plan.with_weights(Path("/cache/snapshot"))
+    assert here.argv == ("/cache/snapshot", *plan.argv[1:])
+    assert launch(A10).revision is None
+    assert launch(CPU, checkpoint=find_checkpoint("demo", None)).hub_id is None
+
+
+@pytest.mark.parametrize("flag", ["--download-dir=/x", "--load-format=dummy", "--tokenizer-revision=v2"])
+def test_vllm_downloads_where_the_user_says_how(flag: str) -> None:
+    assert launch(A10, flag).hub_id is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_plain"),
+    [
+        ((), True),
+        (("--api-server-count", "2"), True),
+        (("--uds", "/tmp/socket"), False),
+        (("--ssl-certfile=a.pem", "--ssl-keyfile", "a.key"), False),
+        (("--headless",), False),
+    ],
+)
+def test_which_port_can_be_answered_before(flags: tuple[str, ...], is_plain: bool) -> None:
+    assert launch(A10, *flags).is_plain_http is is_plain

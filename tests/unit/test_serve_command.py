@@ -18,6 +18,8 @@ from phi_vision.planning.checkpoint import DEMO_FOLDER
 from phi_vision.planning.hardware import Device, this_machine
 from phi_vision.serving import startup
 
+from tests.support.hub import Fault, running_hub
+from tests.support.hub_cache import FIRST, HUB_ID, SECOND, SHARDED
 from tests.support.launch import A10, launch
 
 
@@ -73,6 +75,28 @@ def test_a_dry_run_shows_no_secrets(tmp_path: Path) -> None:
     done = run("--dry-run", "--model", "demo", *ours, *vllms, VLLM_API_KEY="sesame-variable")
     assert done.returncode == 0 and "sesame" not in done.stdout + done.stderr
     assert "with a key" in done.stdout and "--hf-token '***'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("listing_error", "fault", "said"),
+    [
+        ((404, "RepoNotFound"), None, "no such model"),
+        ((403, "GatedRepo"), None, "accept its terms"),
+        (None, Fault(content=SHARDED[SECOND]), "is not the file that it lists"),
+        (None, Fault(status=404), "does not give it (404)"),
+    ],
+    ids=["unknown", "gated", "wrong file", "missing file"],
+)
+def test_weights_that_are_not_to_be_had_are_one_line(
+    listing_error: tuple[int, str] | None, fault: Fault | None, said: str, tmp_path: Path
+) -> None:
+    with running_hub() as hub:
+        hub.listing_error, hub.stays = listing_error, True
+        hub.faults = {} if fault is None else {FIRST: [fault]}
+        done = run("--model", HUB_ID, "--port", "0", **hub.environment, HF_HUB_CACHE=str(tmp_path))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("phi-vision: downloading")]
+    assert line.startswith("phi-vision serve: ") and HUB_ID in line and said in line
 
 
 @pytest.mark.parametrize(

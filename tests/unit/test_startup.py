@@ -17,10 +17,14 @@ import httpx
 import psutil
 import pytest
 from phi_vision.errors import UsageError
+from phi_vision.planning.checkpoint import DEMO_FOLDER
+from phi_vision.planning.weights_cache import is_needed
 from phi_vision.serving import startup
 
-from tests.support.serving import PATIENCE_S, Server, eventually, starting_server
-from tests.support.stub_server import stub_program
+from tests.support.hub import Fault, running_hub
+from tests.support.hub_cache import FIRST, HUB_ID, SHARDED
+from tests.support.serving import PATIENCE_S, Server, children, eventually, starting_server
+from tests.support.stub_server import StubServer, ask, stub_program
 
 # Starts a process in each of vLLM's ways, and one below it; each says its id and then waits for ever.
 FAMILY = r"""
@@ -47,6 +51,8 @@ if __name__ == "__main__":
     child(False)
 """
 FAMILY_SIZE = 5
+
+NEEDED_BYTES = sum(len(content) for name, content in SHARDED.items() if is_needed(name))
 
 
 @contextmanager
@@ -142,6 +148,57 @@ def readyz(server: Server) -> Any:
         return httpx.get(f"{server.url}/readyz").json() if server.announced else None
     except httpx.TransportError:
         return None
+
+
+def is_held(server: Server, fault: Fault) -> bool:
+    assert server.process.poll() is None, server.log
+    return fault.reached.is_set()
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_stop_during_the_download_leaves_what_has_come(
+    number: signal.Signals, exit_code: int, tmp_path: Path
+) -> None:
+    with running_hub() as hub, tempfile.TemporaryDirectory() as temporary:
+        hub.faults[FIRST] = [held := Fault(hold_after=700)]
+        env = {**hub.environment, "HF_HUB_CACHE": str(tmp_path / "hub"), "TMPDIR": temporary}
+        with starting_server(tmp_path / "log.txt", "--model", HUB_ID, env=env) as server:
+            eventually(lambda: is_held(server, held))
+            percent = 100 * (NEEDED_BYTES - len(SHARDED[FIRST]) + 700) // NEEDED_BYTES
+            eventually(lambda: readyz(server) == {"status": "downloading", "percent": percent})
+            below = psutil.Process(server.process.pid).children(recursive=True)
+            server.process.send_signal(number)
+            assert server.process.wait(PATIENCE_S) == exit_code, server.log
+            assert len(below) == 1 and all_end(below) and os.listdir(temporary) == []
+        (partial,) = (tmp_path / "hub").rglob(f"{hub.digests[FIRST]}.incomplete")
+        assert partial.read_bytes() == SHARDED[FIRST][:700]
+        assert "Traceback" not in server.log
+        assert server.log.endswith("phi-vision serve: stopped before it was ready\n")
+
+
+def test_the_first_start_answers_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+    """Weights from a hub, then the server itself, and no moment at which the port does not answer."""
+    weights = "model.safetensors"
+    files = {file.name: file.read_bytes() for file in DEMO_FOLDER.iterdir() if file.is_file()}
+    with running_hub(files) as hub:
+        half = len(files[weights]) // 2
+        hub.faults[weights] = [held := Fault(hold_after=half)]
+        env = {**hub.environment, "HF_HUB_CACHE": str(tmp_path / "hub")}
+        with StubServer(tmp_path, "--model", HUB_ID, env=env) as server:
+            eventually(lambda: is_held(server, held))
+            eventually(lambda: (readyz(server) or {}).get("percent", 0) > 45)
+            assert readyz(server)["status"] == "downloading" and readyz(server)["percent"] < 60
+            assert httpx.get(f"{server.url}/livez").status_code == 200
+            assert ask(server, "/v1/chat/completions", "too early").status_code == 503
+            assert httpx.get(f"{server.url}/").text.startswith("<!doctype html>")
+            held.let_go.set()
+            while (answer := httpx.get(f"{server.url}/readyz")).status_code == 503:
+                assert answer.json()["status"] in ("downloading", "loading")
+            assert answer.json() == {"status": "ok"}
+            body = {"model": "phi-3.5-vision", "messages": [{"role": "user", "content": "now"}]}
+            assert httpx.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
+            eventually(lambda: not children(server.process.pid, "startup_server"))
+        assert "phi-vision: downloading: 100 %" in server.log and "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("stubbed", [False, True])

@@ -120,7 +120,7 @@ class ProgressLines:
             f"{counts['done'] + counts['failed']:,} of {sum(counts.values()):,} {self._unit}, "
             f"{counts['failed']:,} failed, {rate:.2f} {self._unit}/s, "
             f"{rates.a_second(rates.completion_tokens):.0f} tokens/s, "
-            f"{_duration(left / rate) if rate else 'an unknown time'} left"
+            f"{duration(left / rate) if rate else 'an unknown time'} left"
         )
 
     def note(self, text: str) -> None:
@@ -138,6 +138,7 @@ def _completion_tokens(result: Mapping[str, Any]) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As `1:05:09`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from phi_vision.cli.download_progress import show_download
 from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning import toolchain
 from phi_vision.planning.checkpoint import find_checkpoint
+from phi_vision.planning.download import fetch
 from phi_vision.planning.engine_flags import EngineFlags
 from phi_vision.planning.hardware import Device, find_device
 from phi_vision.planning.installation import find_installation
@@ -50,11 +52,14 @@ def serve(config: ServeConfig) -> None:
         cause = folder.path / "cause"
         os.environ.update({**launch.env, **folder.environment(), CAUSE_VARIABLE: str(cause)})
         print(launch.summary, flush=True)
+        answering = None
         if launch.is_plain_http:
             hosts = allowed_hosts(config.limits.allowed_hosts, config.host, keyed=bool(keys))
             rule = OriginRule(hosts, tuple(config.origins))
             timeout_s, has_page = config.limits.client_timeout_s, not config.no_page
-            StartupProcess(opened, folder.path, rule, timeout_s, has_page=has_page)
+            answering = StartupProcess(opened, folder.path, rule, timeout_s, has_page=has_page)
+        if launch.hub_id is not None:
+            launch = _with_weights(launch, launch.hub_id, answering)
         run_vllm(
             launch.argv,
             limits=config.limits,
@@ -117,8 +122,27 @@ def _device(config: ServeConfig) -> Device:
 
 def _plan(config: ServeConfig, device: Device, keys: Sequence[str]) -> LaunchPlan:
     flags = EngineFlags.parse(config.vllm_args, os.environ)
-    checkpoint = find_checkpoint(config.model, config.served_model_name)
+    checkpoint = find_checkpoint(config.model, config.served_model_name, flags.revision)
     return make_launch_plan(config, flags, device, checkpoint, find_installation(), keyed=bool(keys))
+
+
+def _with_weights(launch: LaunchPlan, hub_id: str, answering: StartupProcess | None) -> LaunchPlan:
+    """Download what is not in the cache yet; the launch from there."""
+    show = show_download()
+    told = -1
+
+    def on_progress(done_bytes: int, total_bytes: int) -> None:
+        nonlocal told
+        show(done_bytes, total_bytes)
+        percent = 100 * done_bytes // max(1, total_bytes)
+        if answering is not None and percent != told:
+            told = percent
+            answering.say(status="downloading", percent=percent)
+
+    folder = fetch(hub_id, launch.revision, on_progress)
+    if answering is not None:
+        answering.say(status="loading")
+    return launch if folder is None else launch.with_weights(folder)
 
 
 def _one_flag_each(argv: Sequence[str]) -> Iterator[list[str]]:

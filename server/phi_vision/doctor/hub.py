@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 
 from phi_vision.client.text import one_line
-from phi_vision.planning.checkpoint import ask_hub
+from phi_vision.planning.hub import ask as ask_hub
 
 LIMIT_S = 12.0  # for the whole answer; the client's own limit is for each piece of it
 

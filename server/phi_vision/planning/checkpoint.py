@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_vision.errors import UsageError
+from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.model.dimensions import read_config_json
+from phi_vision.planning import hub
 from phi_vision.planning.weights_cache import inspect_cache, inspect_folder
 from phi_vision.spec import PHI_3_5_VISION, Dimensions
-
-_PROBE_TIMEOUT_S = 4.0
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"  # part of the package; its MODEL_CARD.md says what it can do
 
@@ -33,6 +32,7 @@ class Checkpoint:
     dimensions: Dimensions
     aliases: tuple[str, ...] = ()  # other names that clients may use
     demo_reason: str | None = None  # why the demo is served, if it is
+    is_folder: bool = False  # whether `path` is one
 
     @property
     def banner(self) -> str | None:
@@ -40,8 +40,13 @@ class Checkpoint:
         return DEMO_BANNER.format(reason=self.demo_reason) if self.demo_reason else None
 
 
-def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
+def find_checkpoint(wanted: str, served_name: str | None, revision: str | None = None) -> Checkpoint:
     """Resolve `--model`.
+
+    Args:
+        wanted: `auto`, `demo`, a folder or a hub id.
+        served_name: what responses call it, if the user chose that.
+        revision: of a repository; None for the main branch.
 
     Raises:
         UsageError: no checkpoint of this architecture there.
@@ -49,15 +54,15 @@ def find_checkpoint(wanted: str, served_name: str | None) -> Checkpoint:
     if wanted == "demo":
         return _demo(served_name, "You asked for it with --model demo.")
     if wanted == "auto":
-        if (path := _hub_or_cache(PHI_3_5_VISION.hub_id)) is not None:
-            return _checkpoint(path, served_name)
+        if (path := _hub_or_cache(PHI_3_5_VISION.hub_id, revision)) is not None:
+            return _checkpoint(path, served_name, revision)
         return _demo(served_name, "The weights are not cached here and no hub answers.")
     if (folder := named_folder(wanted)) is not None:
         if not (folder / "config.json").is_file():
             raise UsageError(f"--model {wanted}: no config.json in that folder")
         check_weights(folder)
         return _checkpoint(str(folder), served_name)
-    return _checkpoint(_hub_or_cache(wanted) or wanted, served_name)
+    return _checkpoint(_hub_or_cache(wanted, revision) or wanted, served_name, revision)
 
 
 def named_folder(wanted: str) -> Path | None:
@@ -67,7 +72,7 @@ def named_folder(wanted: str) -> Path | None:
     return folder if is_path and wanted not in ("auto", "demo") else None
 
 
-def find_dimensions(path: str) -> Dimensions:
+def find_dimensions(path: str, revision: str | None = None) -> Dimensions:
     """The dimensions of the checkpoint at `path`, a folder or a hub id.
 
     Raises:
@@ -78,7 +83,7 @@ def find_dimensions(path: str) -> Dimensions:
     folder = Path(path).expanduser()
     try:
         if not folder.is_dir():
-            folder = _config_folder(path)
+            folder = _config_folder(path, revision)
         return read_config_json(folder)
     except Exception as error:  # the hub's errors share no base
         raise UsageError(f"--model {path}: no config.json of a Phi-3-vision model there: {error}") from error
@@ -96,8 +101,9 @@ def check_weights(folder: Path) -> None:
         raise UsageError(f"{file.path} is {file.fault}; download it again")
 
 
-def _checkpoint(path: str, served_name: str | None) -> Checkpoint:
-    return Checkpoint(path, served_name or PHI_3_5_VISION.served_name, find_dimensions(path))
+def _checkpoint(path: str, served_name: str | None, revision: str | None = None) -> Checkpoint:
+    name = served_name or PHI_3_5_VISION.served_name
+    return Checkpoint(path, name, find_dimensions(path, revision), is_folder=Path(path).is_dir())
 
 
 def _demo(served_name: str | None, reason: str) -> Checkpoint:
@@ -105,21 +111,16 @@ def _demo(served_name: str | None, reason: str) -> Checkpoint:
     # Clients written for the real model work unchanged; what they get back says what it is.
     aliases = () if served_name else (PHI_3_5_VISION.served_name,)
     name = served_name or PHI_3_5_VISION.demo_name
-    return Checkpoint(str(DEMO_FOLDER), name, find_dimensions(str(DEMO_FOLDER)), aliases, reason)
+    dimensions = find_dimensions(str(DEMO_FOLDER))
+    return Checkpoint(str(DEMO_FOLDER), name, dimensions, aliases, reason, is_folder=True)
 
 
-def _hub_or_cache(repo_id: str) -> str | None:
+def _hub_or_cache(repo_id: str, revision: str | None) -> str | None:
     """The repository itself if the hub answers, else its folder in the Hugging Face cache, if complete."""
     if _hub_answers(repo_id):
         return repo_id
-    snapshot = _cached(repo_id)
-    return None if snapshot is None else str(snapshot)
-
-
-def _cached(repo_id: str) -> Path | None:
-    """The folder of a repository that is whole in the Hugging Face cache."""
-    cached = inspect_cache(repo_id)
-    return cached.folder if cached.is_whole else None
+    cached = inspect_cache(repo_id, revision)
+    return str(cached.folder) if cached.is_whole else None
 
 
 def _hub_answers(repo_id: str) -> bool:
@@ -127,23 +128,19 @@ def _hub_answers(repo_id: str) -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
     try:
-        ask_hub(repo_id)
-    except Exception:  # whatever is wrong with the hub, it is not there for us
+        hub.list_files(repo_id)
+    except PhiVisionError:  # whatever is wrong with the hub, it is not there for us
         return False
     return True
 
 
-def ask_hub(repo_id: str) -> None:
-    """One short question: whether the hub has this repository for us. Raises what the hub's client raises."""
-    from huggingface_hub import HfApi
-
-    HfApi().model_info(repo_id, timeout=_PROBE_TIMEOUT_S)
-
-
-def _config_folder(repo_id: str) -> Path:
+def _config_folder(repo_id: str, revision: str | None) -> Path:
     """Where the repository's config.json lies in the cache; it is downloaded first if need be."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    if not isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
-        ask_hub(repo_id)  # the download would ask a hub that is gone six times, over 23 seconds
-    return Path(hf_hub_download(repo_id, "config.json")).parent
+    if not isinstance(try_to_load_from_cache(repo_id, "config.json", revision=revision), str):
+        hub.list_files(repo_id, revision)  # the download would ask a hub that is gone for 23 seconds
+    try:
+        return Path(hf_hub_download(repo_id, "config.json", revision=revision)).parent
+    except Exception as error:  # the hub's errors share no base
+        raise hub.explained(error, repo_id, revision) from error

@@ -33,6 +33,7 @@ class EngineFlags:
         names: the long names of all flags in `argv`, with dashes. Of `--name.key` both that and `--name`.
         variables: names of environment variables that are set.
         quantization: of the weights.
+        revision: of the model on the hub.
         kv_cache_dtype: of the KV cache.
         dtype: of everything that is not quantized.
         attention_backend: name of the attention kernels.
@@ -51,6 +52,7 @@ class EngineFlags:
     names: frozenset[str] = frozenset()
     variables: frozenset[str] = frozenset()
     quantization: str | None = None
+    revision: str | None = None
     kv_cache_dtype: str | None = None
     dtype: str | None = None
     attention_backend: str | None = None
@@ -124,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--quantization", "-q", type=_optional)
+    parser.add_argument("--revision", type=_optional)
     parser.add_argument("--kv-cache-dtype", type=_optional)
     parser.add_argument("--dtype", type=_optional)
     parser.add_argument("--attention-backend", type=_optional)

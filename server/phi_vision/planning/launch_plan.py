@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from phi_vision import plugin_names
 from phi_vision.config import ServeConfig
@@ -26,6 +27,14 @@ _COMPILES = "--no-enforce-eager"
 _ROPE_SCHEDULER = "phi_vision.model.rope_scheduler.scheduler"
 _ROPE_CONFLICTS = ("--scheduler-cls", "--kv-transfer-config", "--kv-offloading-size")
 
+# With these vLLM downloads the model itself: it keeps it elsewhere, or does not need all of it.
+_OTHER_DOWNLOADS = {
+    "--download-dir",
+    "--load-format",
+    "--tokenizer-revision",
+    "--code-revision",
+    "--hf-token",
+}
 # With these the server listens elsewhere, or with TLS.
 _OTHER_PORTS = {
     *("--uds", "--grpc", "--headless", "--data-parallel-multi-port-external-lb"),
@@ -45,6 +54,9 @@ class LaunchPlan:
         env: variables to set before vLLM is imported.
         memory: the precision and its memory plan; None where memory is not planned.
         summary: for people, a table.
+        hub_id: whose files are to be downloaded first, at `revision`; None where vLLM can start at once, or
+            is to download them itself.
+        revision: a branch, tag or commit; None for the main branch.
         is_plain_http: whether the server speaks HTTP, without TLS, on the port that the launcher holds.
     """
 
@@ -52,7 +64,13 @@ class LaunchPlan:
     env: Mapping[str, str]
     memory: Candidate | None
     summary: str
+    hub_id: str | None = None
+    revision: str | None = None
     is_plain_http: bool = True
+
+    def with_weights(self, folder: Path) -> LaunchPlan:
+        """The same, with the model from this folder."""
+        return replace(self, argv=(str(folder), *self.argv[1:]))
 
 
 def make_launch_plan(
@@ -94,6 +112,8 @@ def make_launch_plan(
         argv=(checkpoint.path, *_flat(ours, flags), *flags.argv),
         env=env,
         memory=memory,
+        hub_id=None if checkpoint.is_folder or flags.names & _OTHER_DOWNLOADS else checkpoint.path,
+        revision=flags.revision,
         is_plain_http=not flags.names & _OTHER_PORTS,
         summary=_summary(
             checkpoint,

@@ -103,6 +103,18 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
+def storage_folder(hub_id: str) -> Path:
+    """Where in the cache a repository lies: `blobs` by digest, `snapshots` by commit that link to them."""
+    return cache_folder() / f"models--{hub_id.replace('/', '--')}"
+
+
+def hasher(digest: str, size_bytes: int) -> hashlib._Hash:
+    """What makes a digest like this one of a file's content: a sha256, or a file's id in git."""
+    if len(digest) == 64:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+
+
 def free_bytes(path: Path) -> int:
     """What can still be written at `path`, which need not exist yet."""
     while not path.exists():
@@ -122,7 +134,7 @@ def inspect_cache(hub_id: str, revision: str | None = None) -> CachedWeights:
         hub_id: as `owner/name`.
         revision: a branch, tag or commit; default the main branch as it was last seen.
     """
-    storage = cache_folder() / f"models--{hub_id.replace('/', '--')}"
+    storage = storage_folder(hub_id)
     commit = revision or "main"
     with contextlib.suppress(OSError):  # a commit, or nothing was downloaded
         commit = (storage / "refs" / commit).read_text().strip()
@@ -232,10 +244,7 @@ def _safetensors_bytes(path: Path) -> int | None:
 
 def _digest(path: Path, like: str, on_read: Callable[[int], None]) -> str:
     """The sha256 of a file, or its id in git, whichever `like` is."""
-    if len(like) == 64:
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    digest = hasher(like, path.stat().st_size)
     with path.open("rb") as opened:
         while chunk := opened.read(_CHUNK_BYTES):
             digest.update(chunk)

@@ -71,7 +71,7 @@ def fault(limit_s: float = 600) -> hub.HubFault:
 
 def test_a_hub_that_has_it(fake: FakeHub) -> None:
     assert hub.find_fault(REPO) is None
-    assert f"/api/models/{REPO}" in fake.asked
+    assert f"/api/models/{REPO}?blobs=true" in fake.asked
     assert hub.address() == fake.url
 
 
@@ -97,7 +97,7 @@ def test_a_hub_that_is_slow(fake: FakeHub) -> None:
 
 def test_a_hub_that_is_slow_by_its_clients_own_limit(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.go.clear()
-    monkeypatch.setattr("phi_vision.planning.checkpoint._PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("phi_vision.planning.hub._ANSWERS_WITHIN_S", 0.1)
     assert fault().summary == "it does not answer in time"
 
 
