@@ -14,12 +14,19 @@ from phi_vision.client.exchange import ApiKeyRequired, Endpoint
 from phi_vision.client.process import local_process
 from phi_vision.config import ServeConfig
 from phi_vision.doctor import hub
+from phi_vision.doctor.hub import HubFault
 from phi_vision.errors import UsageError
 from phi_vision.model.dimensions import read_config_json
 from phi_vision.planning import hardware
 from phi_vision.planning.checkpoint import DEMO_FOLDER, named_folder
 from phi_vision.planning.hardware import Device
-from phi_vision.planning.weights_cache import CachedWeights, inspect_cache, inspect_folder
+from phi_vision.planning.hub import Listing
+from phi_vision.planning.weights_cache import (
+    CachedWeights,
+    inspect_cache,
+    inspect_folder,
+    storage_folder,
+)
 from phi_vision.spec import PHI_3_5_VISION, Dimensions
 
 _PROBE_TIMEOUT_S = 1.0
@@ -74,21 +81,29 @@ class Setup:
         return PHI_3_5_VISION.hub_id if self.config.model == "auto" else self.config.model
 
     @cached_property
-    def hub(self) -> hub.HubFault | None:
-        """What keeps the checkpoint from being downloaded."""
-        return hub.find_fault(self.hub_id)
+    def hub_answer(self) -> Listing | HubFault:
+        """What the hub has of the checkpoint, or why it cannot be downloaded."""
+        return hub.ask(self.hub_id)
+
+    @property
+    def hub_fault(self) -> HubFault | None:
+        """Why it cannot be downloaded."""
+        return self.hub_answer if isinstance(self.hub_answer, HubFault) else None
 
     @cached_property
     def weights(self) -> CachedWeights:
-        """What is here of the checkpoint."""
-        if self.folder is None:
+        """What is here of the checkpoint: of the hub's, else of the one that was downloaded last."""
+        if self.folder is not None:
+            return inspect_folder(self.folder) if self.folder.is_dir() else CachedWeights(None)
+        if isinstance(self.hub_answer, HubFault):
             return inspect_cache(self.hub_id)
-        return inspect_folder(self.folder) if self.folder.is_dir() else CachedWeights(None)
+        snapshot = storage_folder(self.hub_id) / "snapshots" / self.hub_answer.commit
+        return inspect_folder(snapshot, self.hub_answer.files)
 
     @property
     def is_demo(self) -> bool:
         """Whether the demo is what a server would serve."""
-        stands_in = self.config.model == "auto" and not self.weights.is_whole and self.hub is not None
+        stands_in = self.config.model == "auto" and not self.weights.is_whole and self.hub_fault is not None
         return self.config.model == "demo" or stands_in
 
     @property

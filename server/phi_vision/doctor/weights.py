@@ -8,9 +8,7 @@ from pathlib import Path
 from phi_vision.doctor.finding import Finding, fail, ok, skipped, warn
 from phi_vision.doctor.hub import address
 from phi_vision.doctor.setup import Setup
-from phi_vision.planning.memory import BF16_BYTES, text_weights_bytes
 from phi_vision.planning.weights_cache import CheckpointFile, cache_folder, find_corrupt, free_bytes
-from phi_vision.spec import PHI_3_5_VISION
 
 _GB = 10**9
 _SHOWN_FILES = 3
@@ -20,15 +18,14 @@ def hub(setup: Setup) -> Finding | None:
     """Whether the checkpoint can be downloaded."""
     if setup.folder is not None:
         return None
-    fault = setup.hub
+    fault = setup.hub_fault
     if fault is None:
         return ok(f"{address()} has {setup.hub_id}")
-    summary = fault.summary if fault.is_offline else f"{address()}: {fault.summary}"
     if setup.weights.is_whole:
-        return ok(f"{summary}; not needed, the weights are here")
+        return ok(f"{fault.summary}; not needed, the weights are here")
     if setup.config.model == "auto":
-        return warn(f"{summary}; the demo model is served instead", fault.remedy)
-    return fail(summary, fault.remedy)
+        return warn(f"{fault.summary}; the demo model is served instead", fault.remedy)
+    return fail(fault.summary, fault.remedy)
 
 
 def files(setup: Setup) -> Finding:
@@ -40,19 +37,15 @@ def files(setup: Setup) -> Finding:
     if setup.folder is not None:
         remedy = "name a folder with config.json and its .safetensors files, or download it again"
         return fail(f"{where}: {_faults(found.faulty) or 'no checkpoint there'}", remedy)
-    damaged = [file for file in found.faulty if file.path.exists()]
-    if damaged:  # the hub's client takes a file that is there for whole
-        return fail(f"{where}: {_faults(found.faulty)}", _delete(damaged))
-    summary = (
-        f"not complete in {where}: {_faults(found.faulty)}" if where else f"{setup.hub_id} is not here yet"
-    )
-    if setup.hub is None:
-        missing = _missing_bytes(setup)
-        size = f"{missing / _GB:.1f} GB" if missing else "what is missing"
-        return warn(summary, f"the next start downloads {size}")
+    summary = f"{setup.hub_id} is not here yet"
+    if found.present_bytes:
+        summary = f"not whole in {where}: {_faults(found.faulty)}"
+    if setup.hub_fault is None:
+        return warn(summary, f"the next start downloads {_missing(setup)}")
+    remedy = "see what is said of the hub above"
     if setup.config.model == "auto":
-        return warn(f"{summary}; the demo model is served instead", "see what is said of the hub above")
-    return fail(summary, "see what is said of the hub above")
+        return warn(f"{summary}; the demo model is served instead", remedy)
+    return fail(summary, remedy)
 
 
 def disk(setup: Setup) -> Finding | None:
@@ -60,20 +53,19 @@ def disk(setup: Setup) -> Finding | None:
     if setup.folder is not None:
         return None
     folder = cache_folder()
-    free, missing = free_bytes(folder), 0 if setup.weights.is_whole else _missing_bytes(setup)
+    free = free_bytes(folder)
     summary = f"{free / _GB:.1f} GB are free for {folder}"
-    if missing == 0:
+    if setup.weights.is_whole:
         return ok(summary)
     if not os.access(_existing(folder), os.W_OK):
         return fail(f"{folder} cannot be written", "set HF_HOME to a folder that can")
-    if missing is None:
-        return ok(f"{summary}; how much {setup.hub_id} takes is not known before the download")
-    if free < missing:
+    missing_bytes = setup.weights.missing_bytes
+    if missing_bytes is not None and free < missing_bytes:
         return fail(
-            f"{summary}, but {missing / _GB:.1f} GB are still to be downloaded",
+            f"{summary}, but {_missing(setup)} must still be downloaded",
             "free some, or set HF_HOME to a folder on a larger disk",
         )
-    return ok(f"{summary}, and {missing / _GB:.1f} GB are still to be downloaded")
+    return ok(f"{summary}; {_missing(setup)} must still be downloaded")
 
 
 def contents(setup: Setup) -> Finding | None:
@@ -81,7 +73,7 @@ def contents(setup: Setup) -> Finding | None:
     found = setup.weights
     known = [file for file in found.files if file.digest and not file.fault]
     if not known:
-        return skipped("no digests are known of these files") if found.files else None
+        return skipped("no digests are known of these files") if found.present_bytes else None
     total, done = sum(file.present_bytes for file in known), 0
 
     def on_read(num_bytes: int) -> None:
@@ -92,30 +84,22 @@ def contents(setup: Setup) -> Finding | None:
     corrupt = list(find_corrupt(found, on_read))
     if corrupt:
         names = ", ".join(file.name for file in corrupt)
-        return fail(f"damaged: {names}", _delete(corrupt))
+        # What a snapshot links to: a link alone would be made again to the same content.
+        paths = " ".join(str(file.path.resolve()) for file in corrupt)
+        return fail(f"damaged: {names}", f"delete {paths}; the next start downloads it again")
     return ok(f"{len(known)} files are what was published, by their digests")
 
 
-def _missing_bytes(setup: Setup) -> int | None:
-    """What must be downloaded; of the published weights also before a listing is here."""
-    missing = setup.weights.missing_bytes
-    if missing is None and setup.hub_id == PHI_3_5_VISION.hub_id:
-        model = PHI_3_5_VISION.dimensions
-        total = text_weights_bytes(model, "bf16") + model.vision_params * BF16_BYTES
-        return max(0, total - setup.weights.present_bytes)
-    return missing
+def _missing(setup: Setup) -> str:
+    """How much must be downloaded."""
+    missing_bytes = setup.weights.missing_bytes
+    return "what is missing" if missing_bytes is None else f"{missing_bytes / _GB:.2f} GB"
 
 
 def _faults(faulty: list[CheckpointFile]) -> str:
     shown = "; ".join(f"{file.name} is {file.fault}" for file in faulty[:_SHOWN_FILES])
     more = len(faulty) - _SHOWN_FILES
     return f"{shown}; and {more} more" if more > 0 else shown
-
-
-def _delete(damaged: list[CheckpointFile]) -> str:
-    """What a snapshot links to is to be deleted: a link alone would be made again to the same content."""
-    paths = " ".join(str(file.path.resolve()) for file in damaged)
-    return f"delete {paths}; the next start downloads it again"
 
 
 def _existing(folder: Path) -> Path:

@@ -14,23 +14,27 @@ from phi_vision.doctor.hub import HubFault
 from phi_vision.doctor.setup import Setup
 from phi_vision.errors import UsageError
 from phi_vision.planning.hardware import GIB, Device, named_gpu
+from phi_vision.planning.hub import Listing
 from phi_vision.planning.weights_cache import CachedWeights
 
 from tests.support.setups import setup_for, setup_with
 
-OFFLINE = HubFault("not asked", "ask", is_offline=True)
+LISTING = Listing("0" * 40, {})
+GONE = HubFault("it does not answer")
 
 
-def on(device: Device | str, *, model: str = "auto", hub: HubFault | None = None) -> Setup:
+def on(device: Device | str, *, model: str = "auto", hub: HubFault | Listing = LISTING) -> Setup:
     """Nothing is cached and no server runs."""
-    return setup_with(setup_for(model), device=device, hub=hub, weights=CachedWeights(None), running=None)
+    return setup_with(
+        setup_for(model), device=device, hub_answer=hub, weights=CachedWeights(None), running=None
+    )
 
 
 def test_little_ram_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "processor", lambda: Device("cpu", "x", 8 * GIB, free_bytes=3 * GIB))
     found = memory.ram(on(named_gpu("a10")))
     assert (found.level, found.summary) == (Level.WARN, "3.0 GiB free of 8.0 GiB") and found.remedy
-    assert memory.ram(on(named_gpu("a10"), hub=OFFLINE)).level == Level.OK  # the demo is small
+    assert memory.ram(on(named_gpu("a10"), hub=GONE)).level == Level.OK  # the demo is small
     assert memory.ram(on(Device("cpu", "x", 8 * GIB))).level == Level.OK  # the plan says more
 
 
@@ -43,7 +47,7 @@ def test_what_fits_and_what_does_not() -> None:
 
 
 def test_the_demo_is_planned_where_it_stands_in() -> None:
-    found = memory.plan(on(Device("cpu", "x", 12 * GIB), hub=OFFLINE))
+    found = memory.plan(on(Device("cpu", "x", 12 * GIB), hub=GONE))
     assert found and found.level == Level.OK and found.summary.startswith("the demo fits")
 
 

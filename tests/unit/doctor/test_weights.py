@@ -9,13 +9,14 @@ from phi_vision.doctor import weights
 from phi_vision.doctor.finding import Finding, Level
 from phi_vision.doctor.hub import HubFault
 from phi_vision.doctor.setup import Setup
-from phi_vision.planning.weights_cache import INDEX
+from phi_vision.planning.hub import Listing
+from phi_vision.planning.weights_cache import INDEX, Listed
 
-from tests.support.hub_cache import FIRST, HUB_ID, SECOND, SHARDED, fill
+from tests.support.hub_cache import COMMIT, FIRST, HUB_ID, SECOND, SHARDED, digest, fill
 from tests.support.setups import setup_for, setup_with
 
 GONE = HubFault("it cannot be reached: no route", "check the network")
-OFFLINE = HubFault("not asked: HF_HUB_OFFLINE is set", "unset it", is_offline=True)
+LISTING = Listing(COMMIT, {name: Listed(len(of), digest(name, of)) for name, of in SHARDED.items()})
 
 
 @pytest.fixture
@@ -24,22 +25,22 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def setup(hub: HubFault | None = None, model: str = HUB_ID) -> Setup:
-    return setup_with(setup_for(model), hub=hub)
+def setup(hub: HubFault | Listing = LISTING, model: str = HUB_ID) -> Setup:
+    return setup_with(setup_for(model), hub_answer=hub)
 
 
-def files(hub: HubFault | None = None, model: str = HUB_ID) -> Finding:
+def files(hub: HubFault | Listing = LISTING, model: str = HUB_ID) -> Finding:
     return weights.files(setup(hub, model))
 
 
-def disk(hub: HubFault | None = None, model: str = HUB_ID) -> Finding:
+def disk(hub: HubFault | Listing = LISTING, model: str = HUB_ID) -> Finding:
     found = weights.disk(setup(hub, model))
     assert found is not None
     return found
 
 
-def hub(fault: HubFault | None, model: str = HUB_ID) -> Finding:
-    found = weights.hub(setup(fault, model))
+def hub(answer: HubFault | Listing, model: str = HUB_ID) -> Finding:
+    found = weights.hub(setup(answer, model))
     assert found is not None
     return found
 
@@ -54,9 +55,8 @@ def test_a_whole_checkpoint(cache: Path) -> None:
 
 
 def test_a_hub_that_answers_and_one_that_does_not(cache: Path) -> None:
-    assert hub(None).level == Level.OK
+    assert hub(LISTING).level == Level.OK
     assert (hub(GONE).level, hub(GONE).remedy) == (Level.FAIL, GONE.remedy)
-    assert hub(OFFLINE).summary == OFFLINE.summary
     assert hub(GONE, "auto").level == Level.WARN and "the demo model is served" in hub(GONE, "auto").summary
     fill(cache)
     assert hub(GONE).level == Level.OK and "not needed" in hub(GONE).summary
@@ -64,8 +64,7 @@ def test_a_hub_that_answers_and_one_that_does_not(cache: Path) -> None:
 
 def test_nothing_is_here_yet(cache: Path) -> None:
     assert (files().level, files().summary) == (Level.WARN, f"{HUB_ID} is not here yet")
-    assert files().remedy == "the next start downloads what is missing"
-    assert files(model="auto").remedy == "the next start downloads 8.3 GB"
+    assert files().remedy == "the next start downloads 0.00 GB"
     assert files(GONE).level == Level.FAIL
     assert files(GONE, "auto").level == Level.WARN
 
@@ -74,32 +73,35 @@ def test_nothing_is_here_yet(cache: Path) -> None:
 def test_a_missing_file(cache: Path, name: str) -> None:
     (fill(cache) / name).unlink()
     assert files().level == Level.WARN and f"{name} is missing" in files().summary
-    assert files().remedy == "the next start downloads 0.0 GB"
-    assert files(GONE).level == Level.FAIL
+    assert files(GONE).level == Level.FAIL and f"{name} is missing" in files(GONE).summary
 
 
 @pytest.mark.parametrize("num_bytes", [0, 100])
-def test_a_file_that_is_cut_short_is_to_be_deleted(cache: Path, num_bytes: int) -> None:
-    file = fill(cache) / SECOND
-    with file.open("r+b") as opened:
+def test_a_file_that_is_cut_short(cache: Path, num_bytes: int) -> None:
+    with (fill(cache) / SECOND).open("r+b") as opened:
         opened.truncate(num_bytes)
-    assert files().level == Level.FAIL
+    assert files().level == Level.WARN and files(GONE).level == Level.FAIL
     assert f"{SECOND} is incomplete: {num_bytes} of {len(SHARDED[SECOND])} bytes" in files().summary
-    assert files().remedy == f"delete {file.resolve()}; the next start downloads it again"
+
+
+def test_what_the_hub_has_now_counts(cache: Path) -> None:
+    fill(cache)
+    newer = Listing("f" * 40, LISTING.files)
+    assert files(newer).level == Level.WARN and files(GONE).level == Level.OK
 
 
 def test_many_faults_are_counted(cache: Path) -> None:
     snapshot = fill(cache)
-    for name in (FIRST, SECOND, INDEX, "tokenizer.json", "config.json"):
+    for name in (FIRST, SECOND, INDEX, "tokenizer.json"):
         (snapshot / name).unlink()
-    assert files().summary.endswith("is missing; and 2 more")
+    assert files().summary.endswith("is missing; and 1 more")
 
 
 def test_contents_that_are_not_what_was_published(cache: Path) -> None:
     file = fill(cache) / FIRST
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     told: list[str] = []
-    found = weights.contents(setup_for(HUB_ID, progress=told.append))
+    found = weights.contents(setup_with(setup_for(HUB_ID, progress=told.append), hub_answer=LISTING))
     assert found and (found.level, found.summary) == (Level.FAIL, f"damaged: {FIRST}")
     assert str(file.resolve()) in str(found.remedy) and told[-1] == "100 %"
 
@@ -116,10 +118,9 @@ def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert disk().level == Level.OK  # nothing is missing
     (snapshot / FIRST).unlink()
     assert disk().level == Level.FAIL and "HF_HOME" in str(disk().remedy)
-    assert disk(model="auto").level == Level.FAIL and "8.3 GB are still" in disk(model="auto").summary
     monkeypatch.setattr(weights, "free_bytes", lambda _: 10_000)
-    assert disk().level == Level.OK
-    assert "not known before the download" in disk(model="someone/else").summary
+    assert disk().level == Level.OK and "0.00 GB must still be downloaded" in disk().summary
+    assert disk(GONE, "someone/else").summary.endswith("what is missing must still be downloaded")
 
 
 def test_a_cache_that_cannot_be_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
