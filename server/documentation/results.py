@@ -177,6 +177,16 @@ def batch_soak() -> str:
     )
 
 
+def batch_latency() -> str:
+    """What a client waits alone, beside other clients and beside a batch."""
+    rows = []
+    for row in _result("batch_latency.json")["rows"]:
+        times = [f"{row[key][p]:,.0f}" for key in ("first_token_ms", "whole_ms") for p in ("p50", "p95")]
+        rows.append((row["beside"], row["requests"], *times, f"{row['others_per_s']:.1f}"))
+    head = "beside | requests | TTFT p50, ms | p95 | whole request p50, ms | p95 | others, requests a second"
+    return table(head, rows)
+
+
 def layout_blank() -> str:
     """How often drawn pages are found blank, by the dirt on them."""
     found = _result("layout.json")
