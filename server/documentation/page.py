@@ -61,7 +61,7 @@ def record() -> None:
         server.wait_until_ready()
         taken = photographed(server.url)
     with Image.open(io.BytesIO(taken)) as picture:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+        picture.convert("RGB").save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":

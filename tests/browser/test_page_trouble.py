@@ -193,6 +193,7 @@ def test_a_start_is_told_and_the_page_comes_alive_by_itself(stub: StubServer, vi
     assert page.tab.get_by_role("progressbar").get_attribute("value") == "43"
     page.drop(PICTURE)
     assert page.button("Waiting for the server").is_disabled()
+    page.tab.keyboard.press("Control+Enter")
     states[0] = {"status": "loading"}
     page.shown("#start", "Loading the model")
     assert page.tab.get_by_role("progressbar").get_attribute("value") is None

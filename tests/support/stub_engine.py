@@ -179,7 +179,7 @@ class StubEngineCore:
             green = feature.data["canvas"].data[1]
             counts = green.flatten().bincount(minlength=256)
             self._papers[feature.mm_hash] = set((counts * 4 >= green.numel()).nonzero().flatten().tolist())
-        return self._papers[feature.mm_hash]
+        return self._papers.get(feature.mm_hash, set())  # none: what brought it was refused on its way
 
     def _put(self, request_id: str, token_id: int, logprobs: Any, reason: Any, stats: Any) -> None:
         from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason

@@ -1,15 +1,15 @@
 // Requests to this server: the key, errors in its words, and streams.
 
-const STORED_KEY = "phi-vision-key";
-let key = localStorage.getItem(STORED_KEY) ?? "";
+import { keep, recall } from "./storage.js";
+
+let key = recall("key");
 
 export const hasKey = () => key !== "";
 
-/** Send this key from now on; it stays in the browser only if `keep` says so. */
-export function setKey(text, keep) {
+/** Send this key from now on. */
+export function setKey(text, staysInBrowser) {
   key = text;
-  if (key && keep) localStorage.setItem(STORED_KEY, key);
-  else localStorage.removeItem(STORED_KEY);
+  keep("key", staysInBrowser ? text : "");
 }
 
 /** A refusal or failure, in words for the user. */
@@ -76,7 +76,7 @@ export async function* events(response, signal) {
       const data = message.slice(5).trim();
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw new ApiError(event.error.message, { status: event.error.code });
+      if (event.error) throw new ApiError(event.error.message || "The server failed.", { status: event.error.code });
       yield event;
     }
   }

@@ -10,6 +10,7 @@ import { faultOf } from "./requests.js";
 import { newRun, perform } from "./run.js";
 import { snippetsOf } from "./snippets.js";
 import { drawStage } from "./stage.js";
+import { keep } from "./storage.js";
 
 const EXAMPLES = [
   { file: "sign.png", name: "Sign", task: "ocr" },
@@ -106,7 +107,7 @@ function tell(failed) {
 /** A question that was refused is no part of the history: its fields say what to mend. */
 function forget(refused) {
   past = past.filter((other) => other !== refused);
-  if (run === refused) run = null;
+  if (run === refused) run = past[0] ?? null;
   drawHistory();
   drawNow();
 }
@@ -190,13 +191,9 @@ async function tryExample({ file, task, text }) {
 }
 
 function setTheme(name) {
-  if (name) {
-    document.documentElement.dataset.theme = name;
-    localStorage.setItem("phi-vision-theme", name);
-  } else {
-    delete document.documentElement.dataset.theme;
-    localStorage.removeItem("phi-vision-theme");
-  }
+  if (name) document.documentElement.dataset.theme = name;
+  else delete document.documentElement.dataset.theme;
+  keep("theme", name);
   byId("theme").setAttribute("aria-label", `Theme: ${THEMES[name]}`);
   byId("theme").title = `Theme: ${THEMES[name]}`;
 }
@@ -229,14 +226,15 @@ function setUp() {
   });
   byId("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    const asked = going ? null : form.read();
+    const asked = byId("send").disabled ? null : form.read();
     drawQuestion();
     if (asked) ask(asked);
   });
   byId("form").noValidate = true;
   addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit(byId("send"));
-    if (event.key === "Escape" && !byId("key-dialog").open) going?.abort();
+    if (byId("key-dialog").open) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
+    if (event.key === "Escape") going?.abort();
   });
   byId("stop").addEventListener("click", () => going?.abort());
   byId("retry").addEventListener("click", () => (run.retryNow ? run.retryNow() : ask(run.asked)));

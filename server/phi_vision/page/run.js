@@ -31,7 +31,7 @@ export function newRun(asked) {
 /** Ask. Calls `update` after each change; the run itself says how it ended. */
 export async function perform(run, update, signal) {
   try {
-    for (const file of run.asked.files) await file.dataUrl();
+    for (const file of run.asked.files) await read(file);
     const requests = requestsOf(run.asked, (file) => file.url64);
     for (const [place, { path, body }] of requests.entries()) {
       const file = run.asked.byPage ? run.asked.files[place] : null;
@@ -50,6 +50,14 @@ export async function perform(run, update, signal) {
     if (run.state === "waiting" || run.state === "answering") run.state = "failed";
     run.retryNow = null;
     update();
+  }
+}
+
+async function read(file) {
+  try {
+    await file.dataUrl();
+  } catch {
+    throw new ApiError(`${file.name} cannot be read any more.`, { status: 400, param: "document" });
   }
 }
 
@@ -131,6 +139,7 @@ async function stream(run, path, body, update, signal) {
   if (answered > 1 && last > sent + run.firstTokenMs) {
     run.tokensPerS = (answered - 1) / ((last - sent - run.firstTokenMs) / 1000);
   }
+  section.status ??= "failed"; // no end was told
   if (section.status === "complete" && !section.text.trim()) section.status = "blank";
 }
 
