@@ -6,6 +6,7 @@ import httpx
 import pytest
 from phi_vision import page
 
+from tests.support.serving import eventually
 from tests.support.stub_server import StubServer
 
 
@@ -58,6 +59,13 @@ def test_a_page_of_another_origin_does_not_get_it(stub: StubServer) -> None:
 def test_the_queue_is_counted(stub: StubServer) -> None:
     empty = httpx.get(f"{stub.url}/v1/queue").json()
     assert empty["requests"] == 0 < empty["max_requests"]
+
+
+def test_looking_at_the_server_does_not_fill_the_log(stub: StubServer) -> None:
+    for path in ("/readyz", "/livez", "/v1/queue", "/v1/plan"):
+        assert httpx.get(f"{stub.url}{path}?look=1").status_code == 200
+    eventually(lambda: '"GET /v1/plan?look=*** HTTP/1.1" 200' in stub.log)
+    assert not any(f'"GET {path}' in stub.log for path in ("/readyz", "/livez", "/v1/queue"))
 
 
 def test_what_is_served_is_described(stub: StubServer) -> None:

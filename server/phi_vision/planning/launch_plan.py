@@ -196,6 +196,8 @@ def _server_flags(config: ServeConfig, device: Device, names: list[str]) -> list
         ("--chat-template-content-format", "string"),
         ("--shutdown-timeout", str(config.shutdown_timeout)),
         ("--allowed-origins", json.dumps(config.origins)),
+        # Balancers and the web page ask for these every few seconds.
+        ("--disable-access-log-for-endpoints", "/livez,/readyz,/v1/queue"),
         # As the model card has it, whatever the checkpoint's generation_config.json says.
         ("--override-generation-config.temperature", "0.0"),
     ]
