@@ -178,6 +178,33 @@ ENGINE = [
         "wrapped: specs are tried",
         ("request_id", "prompt", "params"),
     ),
+    Name("vllm.multimodal.cache.lru", "LruKeyReplicatedSenderCache", "wrapped: pictures that got there"),
+    Name(
+        "vllm.multimodal.cache.lru",
+        "LruKeyReplicatedSenderCache.is_cached_item",
+        "wrapped: pictures that got there",
+        ("mm_hash",),
+    ),
+    Name(
+        "vllm.multimodal.cache.lru",
+        "LruKeyReplicatedSenderCache.get_and_update_item",
+        "wrapped: pictures that got there",
+        ("mm_item", "mm_hash"),
+    ),
+    Name(
+        "vllm.multimodal.cache.lru",
+        "LruKeyReplicatedSenderCache.invalidate",
+        "for a picture that did not get there",
+        ("mm_hash",),
+    ),
+    Name("vllm.renderers.base", "BaseRenderer.mm_processor_cache", "wrapped: pictures that got there"),
+    Name("vllm.v1.engine.async_llm", "AsyncLLM.engine_core", "wrapped: pictures that got there"),
+    Name(
+        "vllm.v1.engine.core_client",
+        "AsyncMPClient.add_request_async",
+        "wrapped: pictures that got there",
+        ("request",),
+    ),
     Name(
         "vllm.v1.engine.input_processor",
         "InputProcessor.generation_config_fields",

@@ -185,3 +185,28 @@ def test_adaptive_crops_are_the_same_on_every_route(unusual: StubServer) -> None
         paths = [path for path in BODIES if path not in COUNTING]
         counts = {prompt_length(http, unusual, path, small)[0] for path in paths}
         assert counts == {num_image_tokens(336, 336, 1)}
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        {"max_tokens": 0},
+        {"logit_bias": {"99999999": 1}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "integer", "multipleOf": 3}},
+            }
+        },
+    ],
+)
+def test_a_request_that_is_refused_late_takes_no_picture_from_the_next(
+    stub: StubServer, http: httpx.Client, late: dict[str, Any]
+) -> None:
+    seed = 100 + len(json.dumps(late))  # a picture that the engine has not had
+    body = {"model": MODEL, "messages": chat_messages([encoded(reference_picture(200, 100, seed=seed))])}
+    assert http.post("/v1/chat/completions", json=body | late).status_code == 400
+    already = len(stub.requests)
+    for _ in range(2):
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+    assert [request["carried"] for request in stub.requests[already:]] == [[True], [False]]

@@ -179,7 +179,7 @@ class StubEngineCore:
             green = feature.data["canvas"].data[1]
             counts = green.flatten().bincount(minlength=256)
             self._papers[feature.mm_hash] = set((counts * 4 >= green.numel()).nonzero().flatten().tolist())
-        return self._papers.get(feature.mm_hash, set())  # none: what brought it was refused on its way
+        return self._papers[feature.mm_hash]
 
     def _put(self, request_id: str, token_id: int, logprobs: Any, reason: Any, stats: Any) -> None:
         from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
@@ -203,6 +203,7 @@ class StubEngineCore:
                 "request_id": request.request_id,
                 "prompt_token_ids": request.prompt_token_ids,
                 "modalities": features,
+                "carried": [feature.data is not None for feature in request.mm_features or []],
                 "cache_salt": request.cache_salt,
                 "sampling": sampling,
             }

@@ -45,6 +45,7 @@ from phi_vision.serving.vllm_compat import (
     renderer,
     response_answers,
     rope_modes,
+    sent_pictures,
     server_class,
     stop_tokens,
     structured_outputs,
@@ -109,6 +110,7 @@ class TaskEndpoints:
         state.phi_vision_documents = Documents(opened, pictures.prompt_limits(limits, model_config))
         files.keep_clean(state, store)
         renderer.install(engine_client.renderer, opened)
+        sent_pictures.install(engine_client)
         trials = structured_outputs.install(engine_client)
         stop_tokens.install(engine_client)
         loop_guard.install(engine_client)

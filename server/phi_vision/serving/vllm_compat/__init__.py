@@ -13,6 +13,7 @@ A module says what goes wrong without it (Symptom), why (Cause) and when it can 
 | `renderer` | `render_chat_async`, `process_for_engine_async` | pictures are drawn before vLLM needs them |
 | `response_answers` | `responses_full_generator` | our requests for responses see how they were answered |
 | `rope_modes` | `EngineClient.generate` | a response names the LongRoPE factors it was computed with |
+| `sent_pictures` | the cache of pictures that were sent | a refused request takes no picture from the next |
 | `server_class` | `NoSignalServer` | connections are capped |
 | `server_start` | `create_server_socket`, `setup_server` | the port is ours and a signal ends the start |
 | `start_cause` | the engine's log of a failed start | the launcher can say why |
