@@ -43,12 +43,12 @@ class Job:
     def items(self, files: Files) -> Iterator[Item]:
         """As `Files.items`, with the pages of documents counted on the cluster."""
         for sources in _chunks(files.sources(), _SOURCES_AT_ONCE):
-            documents = [{"source": source} for source in sources if is_document(source)]
+            documents = [{"source": json.dumps(source)} for source in sources if is_document(source)]
             counts = dict[str, int]()
             if documents:
                 counted = _dataset(documents).map(count_pages, fn_kwargs=self._fetched)
                 for rows in _results(counted):
-                    counts |= {row["source"]: row["num_pages"] for row in rows}
+                    counts |= {json.loads(row["source"]): row["num_pages"] for row in rows}
             for source in sources:
                 yield from files.items_of(source, counts.get(source))
 

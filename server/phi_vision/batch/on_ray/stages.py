@@ -1,7 +1,8 @@
 """What the processes of a cluster do with the rows of a pipeline. They import this module.
 
-A row of the first stage has `source`; the others have `number` and `attempts` of an item's record, `request`
-(JSON, of the item; from `read_page` on that of an `Input`) and `outcome` (see `outcomes`; empty at first).
+A row of the first stage has `source`, in JSON: the name of a file need not be Unicode. The others have
+`number` and `attempts` of an item's record, `request` (JSON, of the item; from `read_page` on that of an
+`Input`) and `outcome` (see `outcomes`; empty at first).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Row = dict[str, Any]
 
 def count_pages(row: Row, fetched: str) -> Row:
     """Of a document; adds `num_pages`, 0 where it cannot be opened."""
-    return row | {"num_pages": asyncio.run(_pages(fetched).count_if_opened(row["source"]))}
+    return row | {"num_pages": asyncio.run(_pages(fetched).count_if_opened(json.loads(row["source"])))}
 
 
 def read_page(row: Row, fetched: str) -> Row:

@@ -55,7 +55,7 @@ def test_the_pages_of_a_document_are_counted(tmp_path: Path) -> None:
     whole.write_bytes(TWO_PAGES)
     broken.write_bytes(TWO_PAGES[:99])
     for path, num_pages in ((whole, 2), (broken, 0)):
-        source = str(path)
+        source = json.dumps(str(path))
         counted = count_pages({"source": source}, str(tmp_path / "fetched"))
         assert counted == {"source": source, "num_pages": num_pages}
 
