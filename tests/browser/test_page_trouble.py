@@ -191,7 +191,8 @@ def test_a_start_is_told_and_the_page_comes_alive_by_itself(stub: StubServer, vi
     page.tab.reload()
     page.shown("#start", "Downloading the weights: 43 %")
     assert page.tab.get_by_role("progressbar").get_attribute("value") == "43"
-    page.drop(PICTURE)
+    page.button("Shapes").click()
+    page.shown("#stage")
     assert page.button("Waiting for the server").is_disabled()
     page.tab.keyboard.press("Control+Enter")
     states[0] = {"status": "loading"}
@@ -200,6 +201,7 @@ def test_a_start_is_told_and_the_page_comes_alive_by_itself(stub: StubServer, vi
     states.clear()
     page.wait_until_ready()
     assert page.tab.locator("#start").is_hidden()
+    assert page.tab.get_by_label("Question", exact=True).input_value() == "What color is the circle?"
     page.ask()
     page.ended("Complete")
 

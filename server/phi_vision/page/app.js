@@ -185,7 +185,7 @@ async function tryExample({ file, task, text }) {
   const blob = await (await fetch(`page/examples/${file}`)).blob();
   pictures.replace([]);
   await pictures.add([new File([blob], file, { type: blob.type })]);
-  if (form.server) form.choose(task, text);
+  form.choose(task, text ?? "");
   drawQuestion();
   (form.task?.prompt === null ? byId("text-input") : byId("send")).focus();
 }

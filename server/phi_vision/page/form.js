@@ -13,6 +13,7 @@ export const labelOf = ({ id }) => (id.length > 3 ? id[0].toUpperCase() + id.sli
 export class Form {
   server = null; // what `/v1/tasks` says of it
   tasks = [];
+  wanted = null; // id of the task that was chosen before the server said which it has
   chosenCrops = null; // by the user; null: the server's own choice
   chosenByPage = null;
   badPlaces = new Set(); // of files that were refused
@@ -36,7 +37,7 @@ export class Form {
 
   /** Take over what `/v1/tasks` says. */
   serve({ data, server }) {
-    const task = this.task?.id;
+    const chosen = this.task?.id ?? this.wanted;
     this.server = server;
     this.tasks = data.filter(({ models }) => models.length);
     byId("crops").max = server.max_num_crops;
@@ -44,13 +45,15 @@ export class Form {
       element("input", { type: "radio", name: "task", value: id }),
       element("span", {}, labelOf({ id }))));
     byId("tasks").replaceChildren(byId("tasks").querySelector("legend"), ...buttons);
-    this.choose(task ?? this.tasks[0].id);
+    this.choose(chosen ?? this.tasks[0].id);
   }
 
-  choose(id, text = "") {
+  /** Choose a task, and a text to ask with; null leaves the text that is there. Works before the tasks are known. */
+  choose(id, text = null) {
+    this.wanted = id;
     const button = byId("tasks").querySelector(`input[value="${CSS.escape(id)}"]`);
     if (button) button.checked = true;
-    byId("text-input").value = text;
+    if (text !== null) byId("text-input").value = text;
   }
 
   get task() {
