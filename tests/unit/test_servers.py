@@ -64,6 +64,19 @@ def test_a_server_on_the_default_port_that_starts_is_awaited(
     ]
 
 
+def test_a_named_server_that_starts_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_PROBE_INTERVAL_S", 0)
+    monkeypatch.setattr(servers, "_PROBE_TIMEOUT_S", PATIENCE_S)
+    loading = (503, {"status": "loading"})
+    with starting(loading, loading) as (port, asked), starting(loading) as (other, asked_other):
+        url, other_url = (f"http://127.0.0.1:{each}/v1" for each in (port, other))
+        with servers.find_servers([url], "cpu") as found:
+            assert [endpoint.base_url for endpoint in found.endpoints] == [url]
+        assert asked == ["/readyz"] * 3
+        with servers.find_servers([url, other_url], "cpu"):
+            assert len(asked) == 3 and not asked_other
+
+
 @pytest.mark.parametrize(
     ("status", "said", "expected"),
     [

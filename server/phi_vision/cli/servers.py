@@ -13,6 +13,7 @@ from phi_vision.client.chat import has_our_tasks
 from phi_vision.client.exchange import Endpoint
 from phi_vision.client.process import ServerProcess, local_process
 from phi_vision.client.readiness import start_of
+from phi_vision.client.text import one_line
 from phi_vision.config import ServeConfig
 
 _PROBE_TIMEOUT_S = 1.0
@@ -46,14 +47,12 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
         UsageError: a server on the default port wants a key, or none could be started.
     """
     if named := named_servers(base_urls):
+        if len(named) == 1:  # of several, one that starts is asked later
+            _await_start(named[0])
         yield Found(named)
         return
     default = Endpoint(f"http://{ServeConfig.host}:{ServeConfig.port}/v1")
-    if start_of(default, _PROBE_TIMEOUT_S) is not None:  # a second engine would want the same memory
-        print_status(f"waiting for the server at {default.base_url}, which is starting")
-        while (state := start_of(default, _PROBE_TIMEOUT_S)) is not None:
-            print_passing(state)
-            time.sleep(_PROBE_INTERVAL_S)
+    _await_start(default)  # a second engine would want the same memory
     # One that asks for a key ends the command: better than a second model in the same memory.
     if has_our_tasks(default, _PROBE_TIMEOUT_S):
         print_status(f"using the server at {default.base_url}")
@@ -74,6 +73,16 @@ def find_servers(base_urls: Sequence[str], device: str) -> Iterator[Found]:
     with local_process(device, on_wait=on_wait) as (own, endpoint):
         print_status(f"engine ready after {time.monotonic() - started_s:.0f} s")
         yield Found([endpoint], own)
+
+
+def _await_start(endpoint: Endpoint) -> None:
+    """Return once this server is not starting, whatever else it does."""
+    if start_of(endpoint, _PROBE_TIMEOUT_S) is None:
+        return
+    print_status(f"waiting for the server at {one_line(endpoint.base_url)}, which is starting")
+    while (state := start_of(endpoint, _PROBE_TIMEOUT_S)) is not None:
+        print_passing(state)
+        time.sleep(_PROBE_INTERVAL_S)
 
 
 def named_servers(base_urls: Sequence[str]) -> list[Endpoint]:

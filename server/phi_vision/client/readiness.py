@@ -26,11 +26,13 @@ def in_words(answer: Any) -> str:
 
 def start_of(endpoint: Endpoint, timeout_s: float) -> str | None:
     """What a server does that is still starting, in a few words; None for any other and for none."""
-    url = httpx.URL(endpoint.base_url).join("/readyz")
     try:
-        with httpx.stream("GET", url, timeout=timeout_s, trust_env=endpoint.named) as response:
+        url = httpx.URL(endpoint.base_url).join("/readyz")
+        with httpx.stream(
+            "GET", url, headers=endpoint.headers, timeout=timeout_s, trust_env=endpoint.named
+        ) as response:
             said = whole_json(response)
-    except (httpx.HTTPError, PhiVisionError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, PhiVisionError):
         return None
     is_starting = response.status_code == 503 and said.get("status") in ("downloading", "loading")
     return in_words(said) if is_starting else None

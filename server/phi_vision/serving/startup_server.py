@@ -52,11 +52,12 @@ class StartupServer:
     async def run(self, listening: socket.socket, control: socket.socket) -> None:
         """Answer until told to stop, then finish the answers that are under way."""
         self._server = await asyncio.start_server(self._serve, sock=listening, limit=_MAX_HEAD_BYTES)
-        async with await asyncio.start_unix_server(self._obey, sock=control, limit=_CONTROL_BYTES):
-            await self._stopping.wait()
+        told = await asyncio.start_unix_server(self._obey, sock=control, limit=_CONTROL_BYTES)
+        await self._stopping.wait()
+        told.close()
+        await asyncio.sleep(_CALLED_WITHIN_S)
+        while self._connections:  # each ends within the client's time
             await asyncio.sleep(_CALLED_WITHIN_S)
-            while self._connections:  # each ends within the client's time
-                await asyncio.sleep(_CALLED_WITHIN_S)
 
     async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take lines from the launcher: the state as JSON, or `STOP`."""
