@@ -25,12 +25,6 @@ def taken() -> Iterator[str]:
         yield str(listening.getsockname()[1])
 
 
-@pytest.fixture
-def free() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return str(listening.getsockname()[1])
-
-
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
 
@@ -49,8 +43,8 @@ def test_json_has_stable_fields() -> None:
     assert row == {"name": "driver", "level": "skipped", "summary": "no\x07 GPU", "remedy": None}
 
 
-def test_a_machine_without_faults(free: str) -> None:
-    done = run("--port", free, "--json")
+def test_a_machine_without_faults() -> None:
+    done = run("--port", "0", "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 0 and not done.stderr, done.stdout
     levels = {row["name"]: row["level"] for row in found}
@@ -70,10 +64,10 @@ def test_a_fault_is_exit_code_1_with_its_remedy(taken: str) -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_terminal_shows_colours_and_what_is_looked_at(free: str, plain: bool) -> None:
+def test_a_terminal_shows_colours_and_what_is_looked_at(plain: bool) -> None:
     reading, writing = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1" if plain else ""}
-    program = [*COMMAND, "--port", free]
+    program = [*COMMAND, "--port", "0"]
     with subprocess.Popen(program, stdout=writing, stderr=writing, env=environment) as command:
         os.close(writing)
         shown = b""

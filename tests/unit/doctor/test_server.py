@@ -31,11 +31,13 @@ def setup_at(port: int, *, ours: bool = False) -> Setup:
 
 
 def test_a_free_port() -> None:
-    with socket.socket() as bound:
+    with socket.socket() as bound:  # which keeps others away, but does not listen
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-    found = server.port(setup_at(port))
+        found = server.port(setup_at(port))
     assert (found.level, found.summary) == (Level.OK, f"127.0.0.1:{port} is free")
+    assert server.port(setup_at(0)).level == Level.OK
 
 
 def test_a_port_that_a_foreign_process_has(taken: int) -> None:
