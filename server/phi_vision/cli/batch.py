@@ -75,10 +75,12 @@ def batch(options: argparse.Namespace) -> int:
         with contextlib.closing(Pages(fetched)) as pages, on_cluster(options, fetched) as ray:
             command = _Batch(options, folder, names, formats, queue, pages, settings, ray)
             try:
-                return command.run()
+                code, summary = command.run()
             except (KeyboardInterrupt, SystemExit):
                 print_status("stopped; run the same command again to go on")
                 raise
+    print(json.dumps(summary))
+    return code
 
 
 class _Batch:
@@ -105,7 +107,8 @@ class _Batch:
         self._ray = ray
         self._rates = Rates()
 
-    def run(self) -> int:
+    def run(self) -> tuple[int, dict[str, Any]]:
+        """The exit code, and what there is to say about the run."""
         self._list()
         if self._options.retry_failed:
             self._queue.retry_failed()
@@ -120,13 +123,12 @@ class _Batch:
         if number is not None:
             print_status("stopped; the results so far are being written; run the same command again to go on")
         summary = self._write()
-        print(json.dumps(summary))
         if number is not None:
-            return 128 + number
+            return 128 + number, summary
         if summary["done"] < summary["items"]:
-            return 1
+            return 1, summary
         shutil.rmtree(self._folder / _FETCHED, ignore_errors=True)
-        return 0
+        return 0, summary
 
     def _list(self) -> None:
         """Put what was named into the queue."""

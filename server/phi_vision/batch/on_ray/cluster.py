@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from phi_vision.client.text import one_line
@@ -26,7 +27,7 @@ _ENVIRONMENT = {
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect this process to a cluster for a while.
+    """Connect this process to a cluster for a while, in which what is printed goes to stderr.
 
     Args:
         address: `HOST:PORT` of its head; `auto`: that which this machine is a node of; `local`: one that is
@@ -45,12 +46,13 @@ def connected(address: str) -> Iterator[None]:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **more)
     except Exception as error:  # of many classes
         raise UsageError(f"no Ray cluster at --ray {one_line(address)}: {_reason(error)}") from error
-    try:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come as exceptions too
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray tells there of processes that were lost, until it is shut down
+        try:
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come as exceptions too
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            yield
+        finally:
+            ray.shutdown()
 
 
 def num_gpus() -> int:

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import pytest
 from demo_training.pictures import PRINT_EM, draw_text
 from phi_vision.batch import inputs
@@ -180,7 +182,7 @@ def test_a_server_is_killed(
             while_it_runs(process, lambda: killed.state["in_flight"] > 0)
             killed.process.kill()
             out, err = process.communicate()
-    assert (process.returncode, err) == (1, ""), out
+    assert process.returncode == 1 and json.loads(out)["done"] == len(texts) - 2, err
     assert results() == texts
 
 
@@ -197,7 +199,7 @@ def test_a_process_that_asks_is_killed(
         asking.wait()
         answering.mend()
         out, err = process.communicate()
-    assert (process.returncode, err) == (1, ""), out
+    assert process.returncode == 1 and json.loads(out)["done"] == len(texts) - 2, err
     assert results() == texts
     again = asked(answering) - before - Counter(text for text in texts.values() if text)
     assert sum(again.values()) == 4  # those that it had asked
@@ -247,7 +249,7 @@ def test_a_process_that_reads_is_killed(
         while_it_runs(process, lambda: host.num_asked > 1)  # another reads it
         host.letting_go.set()
         out, err = process.communicate()
-    assert (process.returncode, err) == (1, ""), out
+    assert process.returncode == 1 and json.loads(out)["done"] == len(texts) - 1, err
     assert results() == texts | {host.url: text_of(HELD)}
 
 
@@ -295,3 +297,47 @@ def test_servers_that_are_not_there_are_one_line(cluster: str, texts: dict[str, 
         2,
         "phi-vision batch: the cluster has no GPU: name servers with --base-url, or add --ray-servers N\n",
     )
+
+
+def own_servers() -> list[psutil.Process]:
+    """Those that processes of the cluster have started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            if "serve" in process.cmdline() and parent is not None and parent.name().startswith("ray::"):
+                found.append(process)
+    return found
+
+
+def num_done() -> int:
+    """Of the run in `out`, as its queue has it."""
+    if not Path("out/run.sqlite").exists():
+        return 0
+    with contextlib.closing(sqlite3.connect("file:out/run.sqlite?mode=ro", uri=True)) as database:
+        count: int = database.execute("SELECT count(*) FROM items WHERE state = 'done'").fetchone()[0]
+    return count
+
+
+@pytest.mark.full
+def test_a_server_of_its_own_and_the_process_of_another_are_killed(cluster: str, host: Host) -> None:
+    Path("scans").mkdir()
+    for number in range(48):  # more than a task has, so that not all wait for the host
+        page = draw_text(Random(f"on-ray-{number}"), em=PRINT_EM, lines=(1, 1), max_chars=8)
+        Path(f"scans/{number:02}.png").write_bytes(encoded(page.image))
+    flags = ("--ray", cluster, "--ray-servers", "2", "--device", "cpu", "--task", "ocr")
+    with started((), "scans", host.url, *flags) as process:
+        while_it_runs(process, lambda: num_done() > 0 and len(own_servers()) == 2)
+        killed, other = own_servers()
+        killed.kill()
+        while_it_runs(process, lambda: killed not in (there := own_servers()) and len(there) == 2)
+        asking = other.parent()
+        assert asking is not None
+        asking.kill()  # its server ends with it
+        while_it_runs(process, lambda: other not in (there := own_servers()) and len(there) == 2)
+        host.letting_go.set()
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out)["done"] == 49 and len(results()) == 49
+    assert "starting 2 engine(s) on the cluster" in err and "answered by the DEMO model" in err
+    eventually(lambda: own_servers() == [])
