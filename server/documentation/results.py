@@ -85,9 +85,72 @@ def pdf_pages() -> str:
         for row in found["speed"]
     ]
     head = "workers | document | MB | worker, ms a page | server, ms a page | pages a second | of the ideal"
+    return f"{table(head, rows)}\n\n{_machine(found)}"
+
+
+def ray_speed() -> str:
+    """Pages a second through the plain client of `batch` and through a Ray cluster."""
+    found = _result("ray.json")
+    rows = [
+        (
+            row["servers"],
+            {"plain": "plain", "ray": "Ray"}[row["client"]],
+            f"{row['pages_per_s']:.1f}",
+            f"{row['share_of_ideal']:.0%}",
+            f"{row['start_s']:.1f}",
+            f"{row['command_cpu_ms']:.1f}",
+        )
+        for row in found["speed"]
+    ]
+    head = "servers | client | pages a second | of the ideal | start, s | command's processor time, ms a page"
+    return f"{table(head, rows)}\n\n{_machine(found)}"
+
+
+def ray_estimate(gpus: str, millions: str, pages_per_s: str) -> str:
+    """What a large run would take, from what a page takes.
+
+    Args:
+        gpus: servers.
+        millions: of pages.
+        pages_per_s: of each server; assumed.
+    """
+    found = _result("ray.json")
+    page, queue = found["page"], found["queue"]
+    command_ms = max(row["command_cpu_ms"] for row in found["speed"] if row["client"] == "ray")
+    rate, count = int(gpus) * float(pages_per_s), 1e6 * float(millions)
+    processors = {
+        "count the pages of documents": page["count_cpu_ms"],
+        "read a document, cut a page out": page["read_cpu_ms"],
+        "ask for a page": page["ask_cpu_ms"],
+        "servers: draw its canvas": page["canvas_cpu_ms"],
+        "command: Ray's pipeline": command_ms,
+        "command: list it": queue["list_ms"],
+        "command: write what came of it": queue["settle_ms"],
+        "command, at the end: results.jsonl": queue["jsonl_ms"],
+        "command, at the end: results.parquet": queue["parquet_ms"],
+    }
+    sizes = {
+        "from storage: a page's whole document": page["file_bytes"] * page["document_pages"],
+        "to a server: a page as a request": page["request_bytes"],
+        "to the queue": queue["queue_bytes"],
+        "results.jsonl": queue["jsonl_bytes"],
+        "results.parquet": queue["parquet_bytes"],
+    }
+    rows = [
+        (name, f"{ms:,.2f} ms", f"{ms * rate / 1000:,.1f} processors", f"{ms * count / 3.6e6:,.0f} hours")
+        for name, ms in processors.items()
+    ] + [
+        (name, f"{size / 1e3:,.1f} kB", f"{size * rate / 1e9:,.2f} GB/s", f"{size * count / 1e12:,.1f} TB")
+        for name, size in sizes.items()
+    ]
+    head = f"what | a page | at {rate:,.0f} pages a second | {count / 1e6:,.0f} million pages"
+    return f"{table(head, rows)}\n\n{_machine(found)}"
+
+
+def _machine(found: Any) -> str:
     machine = found["machine"]
     load = f"load average at the start {machine['load_average_1min']:.1f}"
-    return f"{table(head, rows)}\n\n{machine['cpu']}, {machine['cores']} cores, {load}."
+    return f"{machine['cpu']}, {machine['cores']} cores, {load}."
 
 
 def documents(part: str) -> str:
