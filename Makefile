@@ -57,14 +57,14 @@ serve: $(STAMP)  ## serve the model; flags go in ARGS="--port 8123 ..."
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test: $(STAMP)  ## lint, types and the tests, the real engine included
-	@$(MAKE) --no-print-directory lint type
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint type
 	$(PYTEST) -m "not full" $(ARGS)
 
 test-fast: $(STAMP)  ## only the tests that start no engine
 	$(PYTEST) -m "not engine and not full" $(ARGS)
 
 test-all: $(STAMP)  ## `make test`, and load generation, a small training and more fuzzing, with coverage: what CI runs
-	@$(MAKE) --no-print-directory lint type
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint type
 	FUZZ_FACTOR=5 $(PYTEST) --cov --cov-report=term $(ARGS)
 
 # What the documentation is generated with: `make docs` writes, `make lint` checks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,17 @@ PATIENCE_S = 900  # for an answer or a start, which a busy machine may make slow
 SERVE = ("-m", "phi_vision", "serve")  # what Python runs
 
 
+def cores() -> dict[str, str]:
+    """Cores of its own for the engines of each process of pytest-xdist: vLLM would take the same for all."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count == 1:
+        return {}
+    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    here = sorted(os.sched_getaffinity(0))
+    mine = here[number::count] or here
+    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}
+
+
 class Server(ServerProcess):
     """A `phi-vision serve` on a free port, with these flags; patient with clients on a busy machine.
 
@@ -42,7 +54,7 @@ class Server(ServerProcess):
     ) -> None:
         own = ("--port", "0", "--files-folder", str(log_path.parent / "files"))
         command = [sys.executable, *program, *own, *PATIENT_FLAGS, *flags]
-        super().__init__(command, log_path, env={**PATIENT_ENV, **(env or {})})
+        super().__init__(command, log_path, env={**PATIENT_ENV, **cores(), **(env or {})})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
