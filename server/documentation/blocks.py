@@ -22,6 +22,7 @@ from phi_vision.documents.readings import LOW_CONFIDENCE, LOW_CONFIDENCE_SHORT, 
 from phi_vision.documents.ways import CLOSER, MAX_TILES
 from phi_vision.limits import Limits
 from phi_vision.model.geometry import num_image_tokens
+from phi_vision.serving.metrics import DECLARED
 from phi_vision.settings import flags
 from phi_vision.tasks.presets import PRESETS
 
@@ -96,6 +97,20 @@ def tasks() -> str:
         for name, p in PRESETS.items()
     ]
     return table("task | what it does | prompt, where the message has no text | `max_tokens`", rows)
+
+
+def metrics() -> str:
+    """What is counted beside vLLM's own metrics."""
+    rows = [
+        (
+            f"`{metric.name}`",
+            metric.kind,
+            "<br>".join(f"`{label}`: {', '.join(values)}" for label, values in metric.labels.items()),
+            metric.help,
+        )
+        for metric in DECLARED
+    ]
+    return table("metric | kind | labels | what it counts", rows)
 
 
 def picture_tokens() -> str:

@@ -159,7 +159,7 @@ ENGINE = [
     Name(
         "vllm.engine.protocol",
         "EngineClient.generate",
-        "wrapped: rope modes are recorded",
+        "wrapped: it is timed, and rope modes are recorded",
         ("prompt", "sampling_params", "request_id"),
     ),
     *members("vllm.engine.protocol", "EngineClient", "readiness", "errored", "is_sleeping"),

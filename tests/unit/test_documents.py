@@ -29,7 +29,7 @@ class Files:
     async def read(self, url: str) -> bytes:
         self.read_urls.append(url)
         if url.endswith("gone"):
-            raise FetchRefused("the host answered 404")
+            raise FetchRefused("the host answered 404", "answer")
         if url.startswith("data:"):
             return pybase64.b64decode(url.partition(",")[2])
         name = url.rpartition("/")[2]

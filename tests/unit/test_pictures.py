@@ -32,7 +32,7 @@ class Files:
 
     async def read(self, url: str) -> bytes:
         if url == "gone":
-            raise FetchRefused("the host answered 404")
+            raise FetchRefused("the host answered 404", "answer")
         return url.encode()
 
 

@@ -139,6 +139,17 @@ def test_a_worker_that_dies_or_lies_costs_one_picture(
     assert is_good(draw(pool, encoded(GOOD)))
 
 
+def test_who_made_the_pool_hears_of_a_worker_that_dies(
+    make_pool: Callable[..., WorkerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths: list[str] = []
+    pool = make_pool(LIMITS, workers=1, request_s=60, on_death=lambda: deaths.append("died"))
+    monkeypatch.setattr(pool, "_program", lambda: [sys.executable, "-c", "import os; os.abort()"])
+    with pytest.raises(PictureRefused, match="crashed"):
+        draw(pool, encoded(GOOD))
+    assert deaths == ["died"]
+
+
 @pytest.mark.parametrize(
     "line", ['{"file": 11}', '{"file": 0}', '{"file": ""}', '{"pages": 1}', '{"file": 9}']
 )

@@ -16,7 +16,7 @@ import ipaddress
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -52,8 +52,27 @@ _SPECIAL = tuple(
 )
 
 
+FetchReason = Literal[
+    "url", "host", "address", "unreachable", "redirects", "answer", "too_large", "too_slow", "data", "file"
+]
+"""Why there is no file.
+
+`url`: it is none that is fetched. `host`: it is not among those allowed. `address`: it is not public.
+`unreachable`: no connection. `answer`: not a file. `data`: no valid base64. `file`: none below the directory.
+"""
+
+
 class FetchRefused(Exception):
-    """The fetch was not made, or broken off; the message says why and can be shown to the client."""
+    """The fetch was not made, or broken off.
+
+    Args:
+        message: why; it can be shown to the client.
+        reason: the same in one word.
+    """
+
+    def __init__(self, message: str, reason: FetchReason) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -112,9 +131,9 @@ async def fetch(url: str, limits: FetchLimits, resolver: AbstractResolver | None
         async with asyncio.timeout(limits.timeout_s):
             return await _follow(url, limits, resolver)
     except TimeoutError:
-        raise FetchRefused(f"the host took longer than {limits.timeout_s:g} s") from None
+        raise FetchRefused(f"the host took longer than {limits.timeout_s:g} s", "too_slow") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise FetchRefused(f"the host cannot be reached ({type(error).__name__})") from error
+        raise FetchRefused(f"the host cannot be reached ({type(error).__name__})", "unreachable") from error
 
 
 async def _follow(url: str, limits: FetchLimits, resolver: AbstractResolver | None) -> bytes:
@@ -124,7 +143,7 @@ async def _follow(url: str, limits: FetchLimits, resolver: AbstractResolver | No
         family, kind, protocol, _, sockaddr = info
         trusted = limits.trust_first_host and target.host == first.host
         if not trusted and not is_reachable(sockaddr[0], limits.allowed_networks):
-            raise FetchRefused("its address is not public")
+            raise FetchRefused("its address is not public", "address")
         return socket.socket(family=family, type=kind, proto=protocol)
 
     connector = aiohttp.TCPConnector(
@@ -149,36 +168,36 @@ async def _follow(url: str, limits: FetchLimits, resolver: AbstractResolver | No
                     return await _body(response, limits.max_bytes)
                 location = response.headers.get("Location")
             if location is None:
-                raise FetchRefused("the host redirects to nowhere")
+                raise FetchRefused("the host redirects to nowhere", "redirects")
             target = _checked(location, limits, base=target)
-    raise FetchRefused(f"more than {MAX_REDIRECTS} redirects")
+    raise FetchRefused(f"more than {MAX_REDIRECTS} redirects", "redirects")
 
 
 def _checked(text: str, limits: FetchLimits, base: URL | None = None) -> URL:
     if len(text) > MAX_URL_CHARS:
-        raise FetchRefused(f"the URL is longer than {MAX_URL_CHARS} characters")
+        raise FetchRefused(f"the URL is longer than {MAX_URL_CHARS} characters", "url")
     try:
         url = URL(text) if base is None else base.join(URL(text))
         host = url.host
     except ValueError:
-        raise FetchRefused("this is not a URL") from None
+        raise FetchRefused("this is not a URL", "url") from None
     if url.scheme not in ("http", "https"):
-        raise FetchRefused("only http, https and data URLs are fetched")
+        raise FetchRefused("only http, https and data URLs are fetched", "url")
     if not host:
-        raise FetchRefused("the URL names no host")
+        raise FetchRefused("the URL names no host", "url")
     if url.user is not None or url.password is not None:
-        raise FetchRefused("a URL with a user or password is not fetched")
+        raise FetchRefused("a URL with a user or password is not fetched", "url")
     if limits.allowed_hosts and host not in limits.allowed_hosts:
-        raise FetchRefused(f"only these hosts are asked: {', '.join(limits.allowed_hosts)}")
+        raise FetchRefused(f"only these hosts are asked: {', '.join(limits.allowed_hosts)}", "host")
     return url
 
 
 async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.status != 200:
-        raise FetchRefused(f"the host answered {response.status}")
+        raise FetchRefused(f"the host answered {response.status}", "answer")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise FetchRefused("the host sends it compressed, which was not asked for")
-    too_large = FetchRefused(f"it is larger than {max_bytes / 1e6:g} MB")
+        raise FetchRefused("the host sends it compressed, which was not asked for", "answer")
+    too_large = FetchRefused(f"it is larger than {max_bytes / 1e6:g} MB", "too_large")
     if (response.content_length or 0) > max_bytes:
         raise too_large
     body = bytearray()

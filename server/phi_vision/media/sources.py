@@ -37,19 +37,19 @@ class Sources:
             return await asyncio.to_thread(_data_url, url, self.limits.max_bytes)
         if scheme == "file" and self.directory is not None:
             return await asyncio.to_thread(_file_url, url, self.directory, self.limits.max_bytes)
-        raise FetchRefused("only http, https and data URLs are fetched")
+        raise FetchRefused("only http, https and data URLs are fetched", "url")
 
 
 def _data_url(url: str, max_bytes: int) -> bytes:
     head, comma, text = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
-        raise FetchRefused("a data URL must be `data:image/...;base64,` and the file in base64")
+        raise FetchRefused("a data URL must be `data:image/...;base64,` and the file in base64", "data")
     if len(text) * 3 // 4 > max_bytes + 2:
-        raise FetchRefused(f"it is larger than {max_bytes / 1e6:g} MB")
+        raise FetchRefused(f"it is larger than {max_bytes / 1e6:g} MB", "too_large")
     try:
         return pybase64.b64decode(text, validate=True)  # 30 times as fast as the standard library
     except ValueError as error:
-        raise FetchRefused("the data URL is not valid base64") from error
+        raise FetchRefused("the data URL is not valid base64", "data") from error
 
 
 def _file_url(url: str, directory: Path, max_bytes: int) -> bytes:
@@ -57,9 +57,9 @@ def _file_url(url: str, directory: Path, max_bytes: int) -> bytes:
     try:
         path = Path(unquote(parts.path)).resolve()
         if parts.netloc not in ("", "localhost") or directory not in path.parents:
-            raise FetchRefused("the file is not in the directory that is served")
+            raise FetchRefused("the file is not in the directory that is served", "file")
         if not path.is_file() or path.stat().st_size > max_bytes:
-            raise FetchRefused(f"it is not a file of at most {max_bytes / 1e6:g} MB")
+            raise FetchRefused(f"it is not a file of at most {max_bytes / 1e6:g} MB", "file")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise FetchRefused("the file cannot be read") from error
+        raise FetchRefused("the file cannot be read", "file") from error

@@ -46,12 +46,20 @@ class WorkerPool:
         limits: what one picture may be.
         workers: processes.
         request_s: worker time of all pictures of one request.
+        on_death: called in any thread when a worker has crashed or run out of memory.
     """
 
-    def __init__(self, limits: PictureLimits, workers: int, request_s: float) -> None:
+    def __init__(
+        self,
+        limits: PictureLimits,
+        workers: int,
+        request_s: float,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
         self._limits = limits
         self._workers = workers
         self._request_s = request_s
+        self._on_death = on_death
         self._threads = ThreadPoolExecutor(workers, "picture-worker")
         self._idle: list[WorkerProcess | None] = [
             None
@@ -174,6 +182,7 @@ class WorkerPool:
                 raise too_slow from error
             # The file itself is not logged: it is the client's.
             logger.warning("a picture worker ended with %s; another will start", code)
+            self._on_death()
             raise PictureRefused("its decoder crashed or ran out of memory; save it anew") from error
         finally:
             if share.spent:  # it may have been killed just when it was done

@@ -17,7 +17,7 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, PAGE_ARGUMENT, PLAN_ARGUMENT
-from phi_vision.serving import connections, openapi, pictures
+from phi_vision.serving import connections, metrics, openapi, pictures
 from phi_vision.serving.batches.runs import BatchRuns
 from phi_vision.serving.batches.store import BatchStore
 from phi_vision.serving.chat_service import ChatService
@@ -32,6 +32,7 @@ from phi_vision.serving.middleware.body_reader import BodyReader
 from phi_vision.serving.middleware.fields import OCR, FieldRules
 from phi_vision.serving.middleware.grammar_errors import GrammarErrors
 from phi_vision.serving.middleware.origins import OriginMiddleware
+from phi_vision.serving.middleware.request_counts import RequestCounts
 from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.mistral_ocr import OCRRequest
@@ -40,6 +41,7 @@ from phi_vision.serving.private_folder import record_shared_memory
 from phi_vision.serving.routes import batches, chat, files, health, ocr, page, plan, responses
 from phi_vision.serving.vllm_compat import (
     chat_answers,
+    engine_times,
     error_messages,
     loop_guard,
     renderer,
@@ -102,6 +104,9 @@ class TaskEndpoints:
         """Create the chat service and what the middleware needs, once vLLM's own services exist."""
         if engine_client is None or state.openai_serving_chat is None:
             raise RuntimeError("the task routes need an engine that serves chat completions")
+        # Around all middleware, vLLM's too, which has put it together by now: none can be added.
+        built = self._app.middleware_stack or self._app.build_middleware_stack()
+        self._app.middleware_stack = RequestCounts(built)
         state.phi_vision = service = ChatService(engine_client.model_config, args)
         limits: Limits = state.phi_vision_limits
         model_config = engine_client.model_config
@@ -114,6 +119,7 @@ class TaskEndpoints:
         trials = structured_outputs.install(engine_client)
         stop_tokens.install(engine_client)
         loop_guard.install(engine_client)
+        engine_times.install(engine_client)
         chat_answers.install(state.openai_serving_chat)
         response_answers.install(state.openai_serving_responses)
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
@@ -129,6 +135,7 @@ class TaskEndpoints:
         state.phi_vision_ocr = ocr.OcrService(
             opened, service.crop_policy, trials, limits.max_pages, asyncio.Semaphore(running)
         )
+        metrics.LIMIT.set(max_requests)
         # Each API process counts its own requests, so each gives batches its part.
         batch_places = int(limits.batch_share * running) // config.parallel_config._api_process_count
         state.phi_vision_lifecycle = lifecycle = Lifecycle(

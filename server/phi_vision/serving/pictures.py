@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from phi_vision.media.view import PageView
 from phi_vision.media.worker_pool import WorkerPool
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit, CropPolicy, Detail
+from phi_vision.serving import metrics
 from phi_vision.serving.files import FileStore
 from phi_vision.serving.media_files import FileBudgets, MediaFile
 
@@ -98,9 +99,12 @@ class Pictures:
         with naming(param):
             if (signed := self._files.signed(url)) is not None:
                 return await self.read_upload(*signed, param)
+            is_fetched = url[:4].lower() == "http"
             try:
-                return MediaFile(await self._sources.read(url), self._budgets.current)
+                with metrics.timing("fetch") if is_fetched else nullcontext():
+                    return MediaFile(await self._sources.read(url), self._budgets.current)
             except FetchRefused as error:
+                metrics.FETCH_REFUSALS.labels(error.reason).inc()
                 raise _unreadable(error, param) from error
 
     async def read_upload(self, file_id: str, owner: str, param: str) -> MediaFile:
@@ -139,7 +143,8 @@ class Pictures:
             RequestError: it cannot be drawn.
         """
         try:
-            return await self._pool.draw(file.data, limit, share, view=view)
+            with metrics.timing("draw"):
+                return await self._pool.draw(file.data, limit, share, view=view)
         except PictureRefused as error:
             raise RequestError(f"page {view.page + 1} cannot be read: {error}", param=param) from error
 
@@ -188,6 +193,10 @@ class Pictures:
             canvas = await self._draw_file(file, picture, limit, share)
         picture.num_crops = canvas.num_crops
         picture.num_image_tokens = canvas.num_image_tokens
+        kind: metrics.PictureKind = "picture" if picture.view is None else "page"
+        metrics.PICTURES.labels("reading" if picture.canvas is not None else kind).inc()
+        metrics.CROPS.inc(canvas.num_crops)
+        metrics.IMAGE_TOKENS.inc(canvas.num_image_tokens)
         return canvas
 
     async def _draw_file(
@@ -201,7 +210,8 @@ class Pictures:
                 param=picture.param,
             )
         try:
-            return await self._pool.draw(file.data, limit, share)
+            with metrics.timing("draw"):
+                return await self._pool.draw(file.data, limit, share)
         except PictureRefused as error:
             raise _unreadable(error, picture.param) from error
 
@@ -231,7 +241,9 @@ def build(limits: Limits, model_config: Any, files: FileStore) -> Pictures:
     directory = model_config.allowed_local_media_path
     sources = Sources(fetch_limits, Path(directory).resolve() if directory else None)
     picture_limits = PictureLimits(limits.max_image_pixels)
-    pool = WorkerPool(picture_limits, limits.num_media_workers, limits.decode_timeout_s)
+    pool = WorkerPool(
+        picture_limits, limits.num_media_workers, limits.decode_timeout_s, metrics.DECODER_DEATHS.inc
+    )
     pool.warm_up()
     policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
     return Pictures(sources, pool, policy, files, prompt_limits(limits, model_config).pictures)

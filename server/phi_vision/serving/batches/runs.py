@@ -23,6 +23,7 @@ from phi_vision.batch.runner import Progress
 from phi_vision.batch.runner import run as run_queue
 from phi_vision.errors import PhiVisionError, RequestError
 from phi_vision.limits import Limits
+from phi_vision.serving import metrics
 from phi_vision.serving.batches.in_process_ask import InProcessAsk
 from phi_vision.serving.batches.lines import InputLines
 from phi_vision.serving.batches.results import keep_results
@@ -50,6 +51,7 @@ class _Run:
         self.stop = asyncio.Event()  # no further line is to be asked
         self.changed = asyncio.Event()  # `batch` is to be written
         self._store = store
+        self.items = metrics.BatchItems()
         self._writing = threading.Lock()
 
     async def save(self, **changes: Any) -> None:
@@ -71,6 +73,7 @@ class _Run:
     def see(self, progress: Progress) -> None:
         """Count the lines that have ended."""
         counts = progress.counts
+        self.items.show(counts)
         self.batch = replace(self.batch, completed=counts["done"], failed=counts["failed"])
         self.changed.set()
 
@@ -156,6 +159,8 @@ class BatchRuns:
             logger.error("the batch %s has stopped, and goes on later: %s", run.batch.id, error)
         except Exception:
             logger.exception("the batch %s has stopped, and goes on later", run.batch.id)
+        finally:
+            run.items.show({})
 
     async def _advance(self, run: _Run, queue: Queue) -> None:
         """Bring a batch from where it stands to its end, or until the server stops."""
@@ -165,6 +170,7 @@ class BatchRuns:
             if run.batch.in_progress_at is None:
                 await self._validate(run, queue)
             if not run.batch.has_ended:
+                run.items.show(queue.counts())
                 ask = self._line_ask(run.batch)
                 await run_queue(queue, ask, ConcurrencyLimit.auto(), on_change=run.see, stop=run.stop)
         if not run.batch.has_ended and not self._stopping.is_set():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from phi_vision.serving import metrics
 from phi_vision.serving.batch_places import is_batch_line
 from phi_vision.serving.http import SAFE_METHODS, error_response
 from phi_vision.serving.lifecycle import Lifecycle
+from phi_vision.serving.middleware import request_counts
 
 
 class AdmissionControl:
@@ -25,7 +27,8 @@ class AdmissionControl:
             return
         lifecycle: Lifecycle = scope["app"].state.phi_vision_lifecycle
         if (error := lifecycle.admission_error()) is not None:
+            request_counts.note(refusal="queue_full" if error.status == 429 else "stopping")
             await error_response(error)(scope, receive, send)
             return
-        with lifecycle.count_request():
+        with metrics.IN_FLIGHT.track_inprogress(), lifecycle.count_request():
             await self.app(scope, receive, send)

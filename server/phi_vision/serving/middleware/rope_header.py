@@ -11,6 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from phi_vision.model.rope_mode import HEADER, RopeMode
+from phi_vision.serving import metrics
 from phi_vision.serving.middleware.held_response import HeldResponse
 
 # The modes of all sequences of the HTTP request at hand, in order.
@@ -40,6 +41,9 @@ class RopeHeader:
             await response.release()
 
         await self.app(scope, receive, send_when_known)
+        if modes:
+            mode: metrics.RopeModes = modes[0] if len(set(modes)) == 1 else "both"
+            metrics.ROPE_REQUESTS.labels(mode).inc()
 
 
 def _is_on(scope: Scope) -> bool:

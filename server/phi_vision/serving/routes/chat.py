@@ -23,6 +23,7 @@ from phi_vision.errors import RequestError
 from phi_vision.serving import openapi
 from phi_vision.serving.chat_service import ChatService, PictureChatRequest
 from phi_vision.serving.documents import Documents
+from phi_vision.serving.middleware import request_counts
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.request_body import json_body, validated
 from phi_vision.serving.routes.files import owner_of
@@ -75,6 +76,7 @@ async def create_chat_completion(
 ) -> Response | None:
     """Chat completions as OpenAI and vLLM define them, with tasks and crops for pictures."""
     resolved = _resolve(body, raw_request.app.state.phi_vision)
+    request_counts.note(task=resolved.task)
     # Or the files in the body would be in memory until the answer has ended: FastAPI holds both objects, and
     # what vLLM listens with, the last message that it received.
     raw_request.scope.pop(PARSED_BODY).clear()

@@ -23,9 +23,10 @@ from phi_vision.media.fair_share import DecodeShare
 from phi_vision.media.view import PageView
 from phi_vision.model.canvas import Canvas
 from phi_vision.model.crops import CropLimit, CropPolicy
-from phi_vision.serving import annotation, mistral_ocr, openapi
+from phi_vision.serving import annotation, metrics, mistral_ocr, openapi
 from phi_vision.serving.engine_ask import EngineAsk
 from phi_vision.serving.media_files import MediaFile
+from phi_vision.serving.middleware import request_counts
 from phi_vision.serving.middleware.fields import OCR
 from phi_vision.serving.mistral_ocr import MISTRAL_MODEL, FieldRefused, OCRRequest
 from phi_vision.serving.pictures import Pictures
@@ -92,6 +93,7 @@ async def read_document(
     request: Annotated[OCRRequest, Depends(_parsed)], raw_request: Request
 ) -> JSONResponse | None:
     """The text of each page, with what is known about it; None where the client has gone."""
+    request_counts.note(task="ocr")
     state = raw_request.app.state
     service: OcrService = state.phi_vision_ocr
     _check_model(request.model, state.args.served_model_name)
@@ -168,6 +170,8 @@ async def _read(
                 return error
 
     results = await side_by_side([read(number) for number in numbers])
+    for result in results:
+        metrics.PAGES.labels("failed" if isinstance(result, RequestError) else result.status).inc()
     errors = [result for result in results if isinstance(result, RequestError)]
     if len(errors) == len(results):
         errors[0].param = errors[0].param or request.where

@@ -21,6 +21,7 @@ from vllm.renderers.params import TokenizeParams
 from phi_vision.documents.answers import Answer, Status, status_of
 from phi_vision.serving import openapi
 from phi_vision.serving.documents import Documents
+from phi_vision.serving.middleware import request_counts
 from phi_vision.serving.middleware.body_reader import PARSED_BODY
 from phi_vision.serving.pictures import Picture
 from phi_vision.serving.request_body import json_body, validated
@@ -106,6 +107,7 @@ async def create_response(
     """Responses as OpenAI and vLLM define them, with tasks and documents."""
     service = raw_request.app.state.phi_vision
     applied = responses.apply(body, service.served_names, max_model_len=service.max_model_len)
+    request_counts.note(task=applied.task)
     request = validated(DocumentResponsesRequest, applied.body)
     if applied.task and presets.PRESETS[applied.task].ends_loops:
         request.end_loops()

@@ -6,6 +6,7 @@ A module says what goes wrong without it (Symptom), why (Cause) and when it can 
 | module | replaces or wraps | so that |
 |---|---|---|
 | `chat_answers` | `OpenAIServingChat.create_chat_completion` | our chat requests see their answers |
+| `engine_times` | `EngineClient.generate` | each prompt's time with the engine is measured |
 | `error_messages` | `sanitize_message` | long messages neither block the server nor leave it |
 | `flag_parser` | `make_arg_parser` | a mistake in a flag is one line, and no flag can be shortened |
 | `log_records` | the factory of log records | no picture, key or escape sequence is logged |

@@ -20,7 +20,7 @@ from vllm.entrypoints.launchers import launcher
 from vllm.entrypoints.launchers.launcher import NoSignalServer
 
 from phi_vision.errors import RequestError
-from phi_vision.serving import startup_process
+from phi_vision.serving import metrics, startup_process
 from phi_vision.serving.connections import MAX_HEAD_BYTES, Connection, limits_of
 
 
@@ -69,6 +69,7 @@ class LimitedServer(NoSignalServer):
 
 def _refuse(conn: socket.socket, *, encrypted: bool) -> None:
     """Answer 503, as far as the socket takes it without waiting."""
+    metrics.REFUSALS.labels("connections").inc()
     error = RequestError("all connections are in use; try again later", status=503, retry_after_s=2)
     body = json.dumps(error.body()).encode()
     head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
