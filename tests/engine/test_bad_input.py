@@ -136,6 +136,7 @@ def test_the_sdk_raises_its_own_errors(client: openai.OpenAI) -> None:
     assert caught.value.param == "messages"
 
 
+@pytest.mark.full
 def test_after_all_that_a_good_request_is_answered(server: Server, client: openai.OpenAI) -> None:
     for body, _, _ in CASES.values():
         post(server, body)

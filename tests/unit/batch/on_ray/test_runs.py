@@ -29,7 +29,7 @@ from tests.support.pictures import encoded, reference_picture
 from tests.support.ray_cluster import connected_processes, running_cluster
 from tests.support.serving import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 PACKAGE = Path(inputs.__file__).parents[2]
 FORMATS = ("jsonl", "md", "txt", "parquet")
@@ -168,7 +168,6 @@ def order(key: str) -> tuple[str, int]:
     return name, int(page or 0)
 
 
-@pytest.mark.full
 def test_a_server_is_killed(
     cluster: str,
     answering: AnsweringServer,
@@ -186,7 +185,6 @@ def test_a_server_is_killed(
     assert results() == texts
 
 
-@pytest.mark.full
 def test_a_process_that_asks_is_killed(
     cluster: str, answering: AnsweringServer, texts: dict[str, str | None]
 ) -> None:
@@ -238,7 +236,6 @@ def host() -> Iterator[Host]:
     host.server.server_close()
 
 
-@pytest.mark.full
 def test_a_process_that_reads_is_killed(
     cluster: str, answering: AnsweringServer, texts: dict[str, str | None], host: Host
 ) -> None:
@@ -253,7 +250,6 @@ def test_a_process_that_reads_is_killed(
     assert results() == texts | {host.url: text_of(HELD)}
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_and_it_goes_on(
     cluster: str,
@@ -278,7 +274,6 @@ def test_a_signal_stops_it_and_it_goes_on(
     assert len(results()) == len(texts) + 1
 
 
-@pytest.mark.full
 def test_errors_end_it_early(cluster: str, answering: AnsweringServer, texts: dict[str, str | None]) -> None:
     answering.fail("400", count=None)
     code, summary, err = batch("out", (answering,), "scans", "--ray", cluster, "--max-errors", "2")
@@ -286,7 +281,6 @@ def test_errors_end_it_early(cluster: str, answering: AnsweringServer, texts: di
     assert summary["failed"] >= 2 and summary["waiting"] > 0
 
 
-@pytest.mark.full
 def test_servers_that_are_not_there_are_one_line(cluster: str, texts: dict[str, str | None]) -> None:
     done = subprocess.run(
         program("out", ["http://127.0.0.1:1/v1"], "scans", "--ray", cluster), capture_output=True, text=True
@@ -319,7 +313,6 @@ def num_done() -> int:
     return count
 
 
-@pytest.mark.full
 def test_a_server_of_its_own_and_the_process_of_another_are_killed(cluster: str, host: Host) -> None:
     Path("scans").mkdir()
     for number in range(48):  # more than a task has, so that not all wait for the host
