@@ -58,7 +58,7 @@ def batch(options: argparse.Namespace) -> int:
     formats = list(dict.fromkeys(name for names in options.format or [[FORMATS[0]]] for name in names))
     if "parquet" in formats:
         tables.pyarrow_parquet()
-    folder = Path(options.output)
+    folder, stdout = Path(options.output), sys.stdout
     names = [os.path.expanduser(name) for name in options.input]
     kind = kind_of(names) if names else None
     if options.column and kind != "files":
@@ -79,7 +79,8 @@ def batch(options: argparse.Namespace) -> int:
             except (KeyboardInterrupt, SystemExit):
                 print_status("stopped; run the same command again to go on")
                 raise
-    print(json.dumps(summary))
+            # Before Ray is left: on a busy machine that was seen to end the process, with code 1 and no word.
+            print(json.dumps(summary), file=stdout, flush=True)
     return code
 
 

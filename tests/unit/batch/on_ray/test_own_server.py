@@ -13,6 +13,7 @@ from phi_vision.batch.on_ray.own_server import OwnServer
 from phi_vision.client.process import ServerStartError
 
 from tests.support import answering_server
+from tests.support.serving import eventually
 
 
 def processes(port: int) -> list[psutil.Process]:
@@ -31,8 +32,8 @@ def test_it_is_started_again_where_it_was() -> None:
     first = asyncio.run(own.endpoint())
     [process] = processes(0)
     process.kill()
-    while (second := asyncio.run(own.endpoint())) and len(ports) < 2:
-        pass  # its end was not seen yet
+    eventually(lambda: len(ports) == 2)
+    second = asyncio.run(own.endpoint())
     assert second == first and first.key
     assert ports == [0, httpx.URL(first.base_url).port]
     assert httpx.get(second.url("/models")).status_code == 200
