@@ -13,7 +13,7 @@ import pytest
 from tests.support.pdf import pdf, text_page
 from tests.support.stub_engine import ScriptedAnswer
 from tests.support.stub_server import StubServer
-from tests.support.web_page import PICTURE, File
+from tests.support.web_page import PICTURE, File, WebPage
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Visit
@@ -28,11 +28,26 @@ LANGUAGES = {
 }
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+def run_shown_code(page: WebPage, language: str, folder: Path) -> str:
+    """What it prints."""
+    page.tab.locator("#code summary").click()
+    page.button(language).click()
+    code = page.tab.locator("#snippet").text_content() or ""
+    run = subprocess.run([*LANGUAGES[language], code], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.fixture(params=LANGUAGES)
+def language(request: pytest.FixtureRequest) -> str:
+    """Each whose program is here. Nothing else of the project needs node."""
+    program = LANGUAGES[request.param][0]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    return request.param
+
+
 def test_it_asks_the_same(stub: StubServer, visit: Visit, tmp_path: Path, language: str) -> None:
-    command = LANGUAGES[language]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
     page = visit(stub.url).wait_until_ready()
     files = [
         File(NAME, PICTURE.content),
@@ -50,12 +65,8 @@ def test_it_asks_the_same(stub: StubServer, visit: Visit, tmp_path: Path, langua
     with stub.answers(ScriptedAnswer('{"a": null}', times=None)):
         page.ask(QUESTION)
         page.ended("Complete")
-        page.tab.locator("#code summary").click()
-        page.button(language).click()
-        code = page.tab.locator("#snippet").text_content() or ""
-        run = subprocess.run([*command, code], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert '{"a": null}' in run.stdout.replace('\\"', '"')
+        printed = run_shown_code(page, language, tmp_path)
+    assert '{"a": null}' in printed.replace('\\"', '"')
     by_page, by_code = stub.requests[asked:]
     assert by_code["prompt_token_ids"] == by_page["prompt_token_ids"]
     for field in ("max_tokens", "temperature", "structured_outputs"):
@@ -63,11 +74,7 @@ def test_it_asks_the_same(stub: StubServer, visit: Visit, tmp_path: Path, langua
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("language", LANGUAGES)
 def test_it_reads_a_document(stub: StubServer, visit: Visit, tmp_path: Path, language: str) -> None:
-    command = LANGUAGES[language]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
     page = visit(stub.url).wait_until_ready()
     file = File("a.pdf", pdf(text_page("One"), text_page("Two")), "application/pdf")
     (tmp_path / file.name).write_bytes(file.content)
@@ -77,9 +84,5 @@ def test_it_reads_a_document(stub: StubServer, visit: Visit, tmp_path: Path, lan
     with stub.answers(ScriptedAnswer("The second page", times=None)):
         page.ask()
         page.ended("Complete")
-        page.tab.locator("#code summary").click()
-        page.button(language).click()
-        code = page.tab.locator("#snippet").text_content() or ""
-        run = subprocess.run([*command, code], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("The second page") == 1
+        printed = run_shown_code(page, language, tmp_path)
+    assert printed.count("The second page") == 1
