@@ -3,16 +3,18 @@ FROM vllm/vllm-openai:v0.32.0
 
 COPY --chmod=644 pyproject.toml README.md /opt/phi-vision/
 COPY server /opt/phi-vision/server
-# No dependencies: the base image has them all. The package brings the plugins that vLLM loads by name.
-RUN python3 -m pip install --no-cache-dir --no-deps /opt/phi-vision \
+# Of its dependencies the base image has all but pypdfium2. The package brings the plugins that vLLM loads by name.
+RUN python3 -m pip install --no-cache-dir --no-deps --constraint /opt/phi-vision/server/constraints/cuda.txt \
+        /opt/phi-vision pypdfium2 \
     && useradd --create-home --uid 10001 phi \
-    && mkdir -p /home/phi/.cache \
+    && mkdir -p /home/phi/.cache/huggingface /home/phi/.cache/phi-vision/files \
     && chown -R phi:phi /home/phi/.cache
 
 USER 10001
 WORKDIR /home/phi
-# What outlives the container: the weights, and what vLLM, Triton, inductor and FlashInfer have compiled.
+# What outlives the container: the weights, and what vLLM, Triton, inductor, FlashInfer and the driver have compiled.
 ENV VLLM_CACHE_ROOT=/home/phi/.cache/vllm \
+    CUDA_CACHE_PATH=/home/phi/.cache/cuda \
     TRITON_CACHE_DIR=/home/phi/.cache/triton \
     TORCHINDUCTOR_CACHE_DIR=/home/phi/.cache/inductor
 VOLUME /home/phi/.cache

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,25 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
+from tests.support.programs import program
 from tests.support.serving import eventually
 
 DEPLOY = Path(__file__).parents[2] / "server" / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "phi-vision.json"
 RULES = DEPLOY / "prometheus" / "rules.yml"
-
-
-def program(name: str) -> str:
-    """Where `prometheus` or `promtool` is.
-
-    Where it is missing, the test is skipped; with `REQUIRE_PROMETHEUS` in the environment, it fails.
-    """
-    found = shutil.which(name)
-    if found is None:
-        absent = pytest.fail if os.environ.get("REQUIRE_PROMETHEUS") else pytest.skip
-        absent(f"{name} is not installed (`apt-get install prometheus`)")
-    return found
 
 
 def panels() -> list[dict[str, Any]]:
@@ -77,7 +63,7 @@ def running_prometheus(folder: Path, server_url: str, interval_s: int = 1) -> It
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
     log = folder / "prometheus.log"
     command = [
-        program("prometheus"),
+        program("prometheus", "prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",

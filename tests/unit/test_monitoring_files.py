@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.prometheus import RULES, panels, program
+from tests.support.programs import program
+from tests.support.prometheus import RULES, panels
 
 
 @pytest.mark.parametrize("arguments", [("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml")])
 def test_the_rules_fire_when_they_should(arguments: tuple[str, ...]) -> None:
-    command = [program("promtool"), *arguments]
+    command = [program("promtool", "prometheus"), *arguments]
     done = subprocess.run(command, cwd=RULES.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -26,7 +27,7 @@ def test_every_expression_of_the_dashboard_is_one(tmp_path: Path) -> None:
     ]
     assert rules
     (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
-    command = [program("promtool"), "check", "rules", str(tmp_path / "rules.yml")]
+    command = [program("promtool", "prometheus"), "check", "rules", str(tmp_path / "rules.yml")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
