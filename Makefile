@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BENCH  ?= .bench-venv
+PEERS  ?= .peers-venv
 IMAGE  ?= phi-vision
 ARGS   ?=
 WORKERS ?= 2
@@ -97,7 +98,14 @@ $(BENCH)/.ready: benchmarks/requirements-aiperf.txt
 
 bench-venv: $(BENCH)/.ready
 
-bench: $(STAMP) $(BENCH)/.ready  ## measure, ARGS="--quick"; see benchmarks/README.md
+$(PEERS)/.ready: benchmarks/requirements-mistralrs.txt
+	@echo "Setting up $(PEERS) for mistral.rs ..."
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# mistral.rs is fetched for those who ask for it.
+bench: $(STAMP) $(BENCH)/.ready $(if $(findstring mistralrs,$(ARGS)),$(PEERS)/.ready)  ## measure, ARGS="--quick"; see benchmarks/README.md
 	@PYTHONPATH=server $(BENCH)/bin/python -m benchmarks.harness.run --python $(BIN)/python $(ARGS)
 
 fuzz: $(STAMP)  ## the fuzz tests with thirty times the inputs of `make test`
@@ -144,5 +152,5 @@ serve-image:  ## serve from the container image, on all GPUs; weights and compil
 		--volume phi-vision-cache:/home/phi/.cache $(IMAGE) $(ARGS)
 
 clean:  ## remove the virtual environments and all caches of tools
-	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(VENV) $(BENCH) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import httpx
 from phi_vision.planning.checkpoint import DEMO_FOLDER
 
-from benchmarks.harness.servers import Server, fetch_json, launch_ours, launch_stock_vllm, wait_for
+from benchmarks.harness.peers import Setting, launch_stock_vllm
+from benchmarks.harness.servers import Server, fetch_json, launch_ours, wait_for
 from benchmarks.studies.cpu_memory import full_size_checkpoint
 from tests.support.random_weights import write_random_checkpoint
 
@@ -88,9 +89,8 @@ class WaitingServer:
             **dict(launch.env),
         }
         if launch.stock:
-            self.process = launch_stock_vllm(
-                sys.executable, log_path, model, flags, gpu=gpu, plugins=plugins, env=env
-            )
+            setting = Setting(sys.executable, sys.executable, model, None, gpu, flags)
+            self.process = launch_stock_vllm(setting, log_path, plugins=plugins, env=env)
         else:
             flags = ("--model", model, *flags)
             self.process = launch_ours(sys.executable, log_path, flags, plugins=plugins, env=env)

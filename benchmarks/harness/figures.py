@@ -14,7 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 GIB = 1 << 30
-COLOURS = {"ours": "#2f6db5", "vllm": "#d9722e", "other": "#3b8c57"}
+COLOURS = {
+    "ours": "#2f6db5",
+    "vllm": "#d9722e",
+    "mistralrs": "#8a5fb0",
+    "transformers": "#8a8f36",
+    "other": "#3b8c57",
+}
 MEMORY_COLOURS = ["#2f6db5", "#7fb0de", "#e8b04a", "#b9772f", "#c9d0d8"]
 
 plt.rcParams.update(
@@ -217,7 +223,9 @@ def ratio_spread(rows: Sequence[Mapping[str, Any]]) -> str:
         )
     axes.axvline(1, color="#1d2733", linewidth=1)
     axes.set_yticks(
-        range(len(rows)), [f"{row['workload']} {row['load']}  {row['figure']}" for row in rows], fontsize=8
+        range(len(rows)),
+        [f"{row.get('against', '')}  {row['workload']} {row['load']}  {row['figure']}" for row in rows],
+        fontsize=8,
     )
     axes.invert_yaxis()
     axes.set_xlabel("times better than the other server (1: alike)")

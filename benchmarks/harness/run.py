@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import machine, report, roofline
+from benchmarks.harness.peers import PEERS, parse_names
 from benchmarks.harness.servers import ROOT, Server, ServerError, python_path
 from benchmarks.harness.summary import summary_line
 from benchmarks.harness.sweep import Load, SweepSettings, plan, ratios, run_step
@@ -28,8 +29,8 @@ from benchmarks.studies import route_overhead
 SCHEMA = 1
 _CONCURRENCY, _QUICK_CONCURRENCY = "1,2,4,8,16,32", "4"
 _QUICK_TOKENS = 16
-_PATHS = ("python", "out")  # of this machine alone
-EXTRAS = ("image-path", "route-overhead", "eager")
+_PATHS = ("python", "peers_python", "out")  # of this machine alone
+EXTRAS = ("image-path", "route-overhead")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,11 +50,19 @@ def parser() -> argparse.ArgumentParser:
     )
     target.add_argument(
         "--against",
-        metavar="vllm|URL",
-        help="run the same work on this server, in alternation (stock vLLM after ours on a GPU below 40 GB)",
+        type=parse_names,
+        default=[],
+        metavar="NAME|URL,...",
+        help=f"run the same work on these, in alternation: {', '.join(PEERS)}, or a server that runs already "
+        "(one after the other on a GPU of less than 20 GB for each)",
     )
     target.add_argument(
         "--python", default=str(ROOT / ".venv/bin/python"), help="of the server (default: %(default)s)"
+    )
+    target.add_argument(
+        "--peers-python",
+        default=str(ROOT / ".peers-venv/bin/python"),
+        help="of mistralrs (default: %(default)s)",
     )
     work = top.add_argument_group("the work")
     work.add_argument(
@@ -153,11 +162,6 @@ class Benchmark:
                         self.result["servers"] |= {server.label: server.describe() for server in servers}
             if "image-path" not in skipped:
                 self._run_study("image_path", "image_path", "--repeats", "10")
-            assert ours is not None  # turns always yields it, first
-            checkpoint = str(ours.checkpoint)
-            if "eager" not in skipped and ours.process is not None and Path(checkpoint).is_dir():
-                count = "3" if self.options.quick else "8"
-                self._run_study("eager", "eager_baseline", "--model", checkpoint, "--requests", count)
         except KeyboardInterrupt:
             self.result["interrupted"] = True
             self._say("stopped; what was measured is kept")

@@ -1,8 +1,7 @@
-"""The servers that are measured: ours, stock vLLM on the same checkpoint, or any that already runs."""
+"""The servers that are measured: ours, others that are started beside it, or any that already runs."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -19,7 +18,6 @@ from benchmarks.harness.vram import MemorySampler, parse_memory_breakdown
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "benchmarks" / "vllm_plugins"
-_CHAT_TEMPLATE = ROOT / "server" / "phi_vision" / "model" / "chat_template.jinja"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -31,7 +29,7 @@ class ServerError(Exception):
 class Server:
     """One server under test."""
 
-    label: str  # ours, vllm or other
+    label: str  # ours, a name of `peers.PEERS`, or other
     what: str  # what it is, in a sentence
     url: str  # without /v1
     process: ServerProcess | None = None  # None: it runs already
@@ -137,57 +135,7 @@ def launch_ours(
 ) -> ServerProcess:
     """The same, not yet ready, with these of the benchmark's plugins and more of the environment."""
     command = serve_command("--port", "0", *flags, python=python)
-    return ServerProcess(command, log_path, env={**_environment(plugins), **(env or {})})
-
-
-def start_stock_vllm(python: str, log_path: Path, ours: Server, flags: Sequence[str], *, gpu: bool) -> Server:
-    """vLLM alone on the checkpoint of `ours`, with its own image path and its own chat route."""
-    checkpoint = str(ours.checkpoint)
-    what = "vLLM with the checkpoint's remote code"
-    if not _has_remote_code(checkpoint):
-        what = (
-            "vLLM's own Phi3VForCausalLM and processor classes, without our image path and tasks; a native "
-            "float32 processor stands in for the remote code that this checkpoint does not have"
-        )
-    flags = ["--max-model-len", str(ours.max_model_len), *flags]
-    process = launch_stock_vllm(python, log_path, checkpoint, flags, gpu=gpu)
-    return wait_for("vllm", what, process, gpu=gpu)
-
-
-def launch_stock_vllm(
-    python: str,
-    log_path: Path,
-    checkpoint: str,
-    flags: Sequence[str],
-    *,
-    gpu: bool,
-    plugins: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-) -> ServerProcess:
-    """vLLM alone on a checkpoint, not yet ready.
-
-    A checkpoint with the published remote code is served with it. Any other needs `stock_model`: vLLM's
-    own classes, and a native stand-in for the image processor of the remote code.
-    """
-    remote = _has_remote_code(checkpoint)
-    port = free_port()
-    command = [
-        *(python, "-m", "vllm.entrypoints.launchers.api_server.entry"),
-        *("--model", checkpoint, "--served-model-name", "stock", "--port", str(port), "--host", "127.0.0.1"),
-        *("--mm-processor-kwargs", json.dumps({"num_crops": 16})),
-        "--interleave-mm-strings",
-        *("--chat-template", str(_CHAT_TEMPLATE), "--chat-template-content-format", "string"),
-        "--disable-sliding-window",
-        *(("--trust-remote-code",) if remote else ()),
-        *(() if gpu else ("--enforce-eager",)),
-        *flags,
-    ]
-    environment = _environment([*plugins, *([] if remote else ["benchmark_stock_model"])])
-    if not gpu:  # in GiB; ours plans it
-        environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
-    return ServerProcess(
-        command, log_path, env={**environment, **(env or {})}, port=port, ready_path="/health"
-    )
+    return ServerProcess(command, log_path, env={**environment(plugins), **(env or {})})
 
 
 def wait_for(
@@ -215,13 +163,8 @@ def wait_for(
     return server
 
 
-def _has_remote_code(checkpoint: str) -> bool:
-    """Whether a folder carries the published processor; what is on the hub does."""
-    folder = Path(checkpoint)
-    return not folder.is_dir() or (folder / "processing_phi3_v.py").exists()
-
-
-def _environment(plugins: Sequence[str]) -> dict[str, str]:
+def environment(plugins: Sequence[str]) -> dict[str, str]:
+    """For a server: this checkout on the path, and of vLLM's plugins these only."""
     return {
         "PYTHONPATH": python_path(PLUGINS),
         "VLLM_PLUGINS": ",".join(plugins),

@@ -1,8 +1,8 @@
 """The sweep: which cells are run, in which order, and how two servers compare.
 
-A cell is one workload at one load (a concurrency, or a rate). With two servers every cell is run on
-one, then on the other, and the order changes from round to round: what drifts on the machine falls on
-both. Each round has pictures of its own; within a round both servers get the same.
+A cell is one workload at one load (a concurrency, or a rate). With several servers every cell is run
+on one, then on the next, and the order changes from round to round: what drifts on the machine falls on
+all. Each round has pictures of its own; within a round all servers get the same.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ def ratios(runs: Sequence[Mapping[str, Any]], other: str) -> list[dict[str, Any]
                 workload, concurrency, rate, distinct = key
                 found.append(
                     {
+                        "against": other,
                         "workload": workload,
                         "concurrency": concurrency,
                         "rate": rate,

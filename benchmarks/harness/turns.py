@@ -1,4 +1,4 @@
-"""Which servers are held at once: all, or ours and then stock vLLM where the GPU cannot hold both."""
+"""Which servers are held at once: all, or one after the other where the GPU cannot hold them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.harness.servers import Server, attach, start_ours, start_stock_vllm
+from benchmarks.harness.peers import PEERS, Setting, start_peer
+from benchmarks.harness.servers import Server, attach, start_ours
 
-_BOTH_FIT_BYTES = 40_000_000_000  # of a GPU; two servers get 0.45 of it each
+_LEAST_BYTES = 20_000_000_000  # of a GPU, for each server that it holds; vLLM's share it
+_SHARED = 0.9  # of the GPU's memory
 
 
 def turns(
@@ -24,14 +26,17 @@ def turns(
 
     Args:
         options: of `run.parser`.
-        server_flags: for both servers.
+        server_flags: for ours and stock vLLM.
         gpu_bytes: memory of the GPU; None where they run on a CPU.
         stack: stops the servers at its end.
         say: tells how far it is.
     """
-    gpu, both_fit = gpu_bytes is not None, gpu_bytes is None or gpu_bytes >= _BOTH_FIT_BYTES
-    halves = ["--gpu-memory-utilization", "0.45"] if gpu and both_fit and options.against == "vllm" else []
-    flags = [*halves, *server_flags]
+    names = [name for name in options.against if name in PEERS]
+    urls = [name for name in options.against if name not in PEERS]
+    gpu, count = gpu_bytes is not None, 1 + len(names)
+    all_fit = gpu_bytes is None or gpu_bytes >= count * _LEAST_BYTES
+    share = ["--gpu-memory-utilization", f"{_SHARED / count:.2f}"] if gpu and all_fit and names else []
+    flags = [*share, *server_flags]
     logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     if options.url:
         ours = attach(options.url, "ours")
@@ -41,14 +46,23 @@ def turns(
         ours = start_ours(options.python, logs / "ours.log", [*asked, *flags], gpu=gpu)
         stack.callback(ours.stop)
         say(f"ready after {ours.start_s:.0f} s")
-    if options.against != "vllm":
-        yield [ours, attach(options.against, "other")] if options.against else [ours]
-        return
-    if not both_fit:
-        yield [ours]
+    held = [ours, *(attach(url, "other") for url in urls)]
+    if not all_fit:
+        yield held
+        held = []
         ours.stop()
-    say("starting stock vLLM")
-    stock = start_stock_vllm(options.python, logs / "vllm.log", ours, flags, gpu=gpu)
-    stack.callback(stock.stop)
-    say(f"ready after {stock.start_s:.0f} s")
-    yield [ours, stock] if both_fit else [stock]
+    setting = Setting(
+        options.python, options.peers_python, str(ours.checkpoint), ours.max_model_len, gpu, flags
+    )
+    for name in names:
+        say(f"starting {name}")
+        peer = start_peer(name, setting, logs / f"{name}.log")
+        stack.callback(peer.stop)
+        say(f"ready after {peer.start_s:.0f} s")
+        if all_fit:
+            held.append(peer)
+        else:
+            yield [peer]
+            peer.stop()
+    if held:
+        yield held

@@ -42,7 +42,7 @@ TERMS = (
 
 def full_size_checkpoint(folder: Path) -> Path:
     """Phi-3.5-vision's sizes around the demo's files, whose weights `--load-format dummy` does not read."""
-    for file in DEMO_FOLDER.iterdir():
+    for file in (*DEMO_FOLDER.glob("*.json"), *DEMO_FOLDER.glob("*.safetensors")):
         (folder / file.name).write_bytes(file.read_bytes())
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_size": 3072, "intermediate_size": 8192, "vocab_size": 32064}

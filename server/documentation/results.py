@@ -23,15 +23,24 @@ def benchmark(folder: str) -> str:
 
 
 def ratios(folder: str) -> str:
-    """Ours against the other server of a committed run: median of the rounds, their lowest and highest."""
+    """Ours against the other servers of a committed run: median of the rounds, their lowest and highest."""
     figures = ("requests_per_s", "ttft_p50_ms", "e2e_p50_ms")
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for ratio in _result(f"{folder}/result.json")["ratios"]:
         spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        load = f"{ratio['concurrency']} at a time"
-        cells.setdefault((ratio["workload"], load), {})[ratio["figure"]] = spread
+        cell = (ratio["workload"], f"{ratio['concurrency']} at a time", ratio.get("against", ""))
+        cells.setdefault(cell, {})[ratio["figure"]] = spread
     rows = [(*cell, *(found[figure] for figure in figures)) for cell, found in cells.items()]
-    return table("workload | load | requests a second | time to first token | whole request", rows)
+    return table("workload | load | against | requests a second | time to first token | whole request", rows)
+
+
+def memory(folder: str) -> str:
+    """What the servers of a committed run hold, with the processes below them."""
+    rows = []
+    for label, server in _result(f"{folder}/result.json")["servers"].items():
+        sizes = (f"{server['memory'][key] / (1 << 30):.1f}" for key in ("steady_bytes", "peak_bytes"))
+        rows.append((label, *sizes, f"{server['start_s']:.0f}"))
+    return table("server | idle, GiB | at the peak, GiB | start, s", rows)
 
 
 def image_path(folder: str) -> str:

@@ -50,9 +50,14 @@ def test_a_small_gpu_holds_one_server_at_a_time(
         return Scripted(label, "", "http://127.0.0.1:1", start_s=1, models=[{"id": "m", "root": "no-folder"}])
 
     monkeypatch.setattr(turns, "start_ours", lambda _, __, flags, gpu: start("ours", flags[4:]))
-    monkeypatch.setattr(turns, "start_stock_vllm", lambda _, __, ours, flags, gpu: start("vllm", flags))
+    monkeypatch.setattr(turns, "start_peer", lambda name, setting, _: start(name, list(setting.flags)))
     options = argparse.Namespace(
-        url=None, model="demo", max_model_len=8192, against="vllm", python=sys.executable
+        url=None,
+        model="demo",
+        max_model_len=8192,
+        against=["vllm"],
+        python=sys.executable,
+        peers_python=sys.executable,
     )
     with ExitStack() as stack:
         for at_once in turns.turns(options, [], gpu_bytes, stack, lambda _: None):

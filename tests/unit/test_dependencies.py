@@ -40,7 +40,9 @@ def names(requirements: Iterable[str]) -> set[str]:
 BASE = names(PROJECT["dependencies"])
 SERVER = BASE | names(EXTRAS["engine"] + EXTRAS["cpu"] + EXTRAS["cuda"] + EXTRAS["parquet"] + EXTRAS["ray"])
 TESTS = SERVER | names(EXTRAS["dev"])
-BENCHMARKS = TESTS | names((ROOT / "benchmarks" / "requirements-aiperf.txt").read_text().splitlines())
+BENCHMARKS = TESTS.union(
+    *(names(path.read_text().splitlines()) for path in (ROOT / "benchmarks").glob("requirements-*.txt"))
+)
 
 
 def imported(folder: str) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Other programs that serve this model, behind the one interface that the benchmark measures."""
