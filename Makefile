@@ -30,7 +30,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak batch-soak gpu-report docs record lock image serve-image clean
+.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak batch-soak gpu-report docs record lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ install: $(STAMP)  ## set up the virtual environment (ACCEL=cuda|cpu)
 
 serve: $(STAMP)  ## serve the model; flags go in ARGS="--port 8123 ..."
 	@exec $(BIN)/phi-vision serve $(ARGS)
+
+N ?= 2
+
+replicas: $(STAMP)  ## N=2 servers on this machine behind one address, a GPU or a part of the CPU each
+	@exec $(BIN)/phi-vision replicas --replicas $(N) $(ARGS)
 
 # Two at a time: while one test waits for an engine that starts or answers, another runs. Each may hold an engine.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder

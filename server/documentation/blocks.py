@@ -22,6 +22,7 @@ from phi_vision.documents.readings import LOW_CONFIDENCE, LOW_CONFIDENCE_SHORT, 
 from phi_vision.documents.ways import CLOSER, MAX_TILES
 from phi_vision.limits import Limits
 from phi_vision.model.geometry import num_image_tokens
+from phi_vision.replicas.settings import ReplicaSettings
 from phi_vision.serving.metrics import DECLARED
 from phi_vision.settings import flags
 from phi_vision.tasks.presets import PRESETS
@@ -36,7 +37,8 @@ def options(command: str, group: str = "options") -> str:
     top = command_line.parser()
     commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
     groups = {each.title: each._group_actions for each in commands.choices[command]._action_groups}
-    bounds = {flag.name: flag.bounds for kind in (ServeConfig, Limits) for flag in flags(kind) if flag.bounds}
+    settings = (flag for kind in (ServeConfig, Limits, ReplicaSettings) for flag in flags(kind))
+    bounds = {flag.name: flag.bounds for flag in settings if flag.bounds}
     rows = []
     for action in groups[group]:
         if not isinstance(action, argparse._HelpAction):

@@ -162,7 +162,7 @@ class Limits(Settings):
     @property
     def num_media_workers(self) -> int:
         """`media_workers`; by default as many as this process has cores."""
-        return self.media_workers or _count_cores()
+        return self.media_workers or len(own_cores())
 
     def put_on(self, args: Namespace) -> None:
         """Add the limits to vLLM's parsed arguments, which vLLM hands to each API process.
@@ -189,7 +189,8 @@ def split_list(text: str | None) -> list[str]:
     return [entry.strip() for entry in (text or "").split(",") if entry.strip()]
 
 
-def _count_cores() -> int:
+def own_cores() -> list[int]:
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

@@ -102,6 +102,18 @@ def flags(settings: type[Settings]) -> Iterator[Flag]:
             )
 
 
+def command_line(settings: Settings) -> list[str]:
+    """The flags that say what differs from the defaults."""
+    words = []
+    for flag in flags(type(settings)):
+        value = getattr(settings, flag.field)
+        if value is True:
+            words.append(flag.name)
+        elif value != flag.default:
+            words.append(f"{flag.name}={value}")
+    return words
+
+
 def _type_of(annotation: Any) -> Callable[[str], Any]:
     """What parses a value: `int` for `int | None`."""
     (kind,) = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]

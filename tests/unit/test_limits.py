@@ -66,7 +66,7 @@ def test_units() -> None:
 
 
 def test_one_media_worker_for_each_core_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phi_vision.limits._count_cores", lambda: 7)
+    monkeypatch.setattr("phi_vision.limits.own_cores", lambda: list(range(7)))
     assert Limits().num_media_workers == 7
     assert Limits(media_workers=3).num_media_workers == 3
 

@@ -18,6 +18,7 @@ from phi_vision.errors import PhiVisionError
 from phi_vision.limits import Limits, split_list
 from phi_vision.planning.engine_flags import with_dashes
 from phi_vision.planning.hardware import GPU_NAMES
+from phi_vision.replicas.settings import ReplicaSettings
 from phi_vision.settings import Flag, flags
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import PRESETS
@@ -42,6 +43,18 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_flags(serve, flags(ServeConfig))
     _add_flags(serve.add_argument_group("limits"), flags(Limits))
+
+    replicas = commands.add_parser(
+        "replicas",
+        help="several servers on this machine, a GPU each, behind one address",
+        description="Several servers on this machine, a GPU each or a part of the CPU, behind one address. A "
+        "server that ends or hangs is started again, and its requests go to another.",
+        epilog="All flags of `phi-vision serve`, and vLLM's, go to each server.",
+        allow_abbrev=False,
+    )
+    _add_flags(replicas, flags(ReplicaSettings))
+    _add_flags(replicas.add_argument_group("of each server"), flags(ServeConfig))
+    _add_flags(replicas.add_argument_group("limits of each server"), flags(Limits))
 
     plan = commands.add_parser(
         "plan",
@@ -250,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     top = parser()
     options, rest = top.parse_known_args(with_dashes(sys.argv[1:] if arguments is None else arguments))
-    if rest and options.command != "serve":
+    if rest and options.command not in ("serve", "replicas"):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     code = 0
     try:
@@ -259,6 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             config = ServeConfig.from_flags(options, rest)
             show_launch(config) if options.dry_run else serve(config)
+        elif options.command == "replicas":
+            from phi_vision.cli.replicas import replicas
+
+            replicas(ServeConfig.from_flags(options, rest), ReplicaSettings.from_flags(options))
         elif options.command == "plan":
             show_plan(options)
         elif options.command == "predict":

@@ -33,7 +33,7 @@ _STOP_TIMEOUT_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
 _PROBE_INTERVAL_S = 0.5
 
-_SUMMARY_LINE = re.compile(r"^  listening +https?://\S+:(\d+)/v1$", re.MULTILINE)
+SUMMARY_LINE = re.compile(r"^  listening +https?://\S+:(\d+)/v1$", re.MULTILINE)
 
 
 class ServerStartError(UsageError):
@@ -173,7 +173,7 @@ class ServerProcess:
         return self.process.wait()
 
     def _announced_port(self) -> int | None:
-        if self._port is None and (line := _SUMMARY_LINE.search(self.log)):
+        if self._port is None and (line := SUMMARY_LINE.search(self.log)):
             self._port = int(line[1])
         return self._port
 

@@ -208,6 +208,13 @@ def _first_gpu() -> Device | None:
     return Device("cuda", name, memory_bytes, (major, minor), free_bytes)
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that CUDA would use, as its variable names them; without it all, by their numbers."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
+    return [row[0] for row in _query_smi("gpu", ["index"], "") or []]
+
+
 def _visible_gpu() -> str:
     """The first GPU that CUDA would use, as its variable names it; empty where it names none."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
