@@ -52,7 +52,7 @@ def crops(number: int) -> dict[str, Any]:
 # wrong place leave nothing of a text.
 @pytest.mark.parametrize(("number", "errors"), [(1, 0.03), (4, 0.03), (16, 0.03)])
 def test_it_reads_print_at_any_number_of_crops(client: openai.OpenAI, number: int, errors: float) -> None:
-    pages = [page(i) for i in range(8)]
+    pages = [page(i) for i in range(4)]
     said = [ask(client, "ocr", image_part(p.image), **crops(number)) for p in pages]
     true = ["\n".join(p.lines) for p in pages]
     edits = sum(map(Levenshtein.distance, said, true))
@@ -85,6 +85,7 @@ def test_each_of_two_texts_is_read_in_its_place(client: openai.OpenAI) -> None:
         assert Levenshtein.distance(said, own.lines[0]) <= 2 < Levenshtein.distance(said, other.lines[0])
 
 
+@pytest.mark.full
 def test_low_detail_loses_what_high_detail_keeps(client: openai.OpenAI) -> None:
     pages = [small_print(f"test-small-{i}", lines=(1, 1)) for i in range(6)]
     true = [p.lines[0] for p in pages]

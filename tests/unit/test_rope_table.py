@@ -103,6 +103,7 @@ def test_fixed_modes_leave_vllm_alone() -> None:
     assert Phi3VConfig(longrope_per_request=True).mrope_section is not None
 
 
+@pytest.mark.full
 def test_the_v2_runner_reads_the_same_rows() -> None:
     script = Path(__file__).parents[1] / "support" / "rope_v2.py"
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)

@@ -176,6 +176,7 @@ def test_a_stop_during_the_download_leaves_what_has_come(
         assert server.log.endswith("phi-vision serve: stopped before it was ready\n")
 
 
+@pytest.mark.full
 def test_the_first_start_answers_from_its_beginning_to_its_end(tmp_path: Path) -> None:
     """Weights from a hub, then the server itself, and no moment at which the port does not answer."""
     weights = "model.safetensors"
@@ -201,7 +202,7 @@ def test_the_first_start_answers_from_its_beginning_to_its_end(tmp_path: Path) -
         assert "phi-vision: downloading: 100 %" in server.log and "Traceback" not in server.log
 
 
-@pytest.mark.parametrize("stubbed", [False, True])
+@pytest.mark.parametrize("stubbed", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_stop_during_the_start_leaves_nothing(stubbed: bool, tmp_path: Path) -> None:
     """While vLLM is imported, and, with the stub, just before it serves: the signals change hands there."""
     program = stub_program(tmp_path) if stubbed else ("-m", "phi_vision", "serve", "--model", "demo")

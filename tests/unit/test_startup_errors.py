@@ -120,6 +120,7 @@ def test_faults_of_a_gpu_machine_get_their_remedy(case: dict[str, str], tmp_path
     assert "--device cpu" not in str(error)  # an installation for CUDA has no CPU
 
 
+@pytest.mark.full
 def test_a_forked_engine_leaves_its_cause(tmp_path: Path) -> None:
     """As on a GPU: plugins load before the launcher asks, and the child only sets up vLLM's logging anew."""
     program = """

@@ -369,8 +369,8 @@ def test_progress_adds_up(queue: Queue) -> None:
 
 
 def test_nothing_of_an_item_stays_once_it_has_ended(queue: Queue) -> None:
-    """Results of 15 MB together pass through; what is held neither grows nor holds more than is under way."""
-    fill(queue, 3000)
+    """Results of 6 MB together pass through; what is held neither grows nor holds more than is under way."""
+    fill(queue, 1200)
     held_bytes: list[int] = []
     records: list[int] = []
 
@@ -378,7 +378,7 @@ def test_nothing_of_an_item_stays_once_it_has_ended(queue: Queue) -> None:
         return sum(type(thing) is Record for thing in gc.get_objects())
 
     def on_change(progress: Progress) -> None:
-        if progress.counts["done"] >= 500 * (len(held_bytes) + 1):
+        if progress.counts["done"] >= 200 * (len(held_bytes) + 1):
             gc.collect()
             held_bytes.append(tracemalloc.get_traced_memory()[0])
             records.append(num_records() - others)
@@ -390,7 +390,7 @@ def test_nothing_of_an_item_stays_once_it_has_ended(queue: Queue) -> None:
     others = num_records()
     tracemalloc.start()
     try:
-        assert go(queue, ask, 50, on_change=on_change) == counts(done=3000)
+        assert go(queue, ask, 50, on_change=on_change) == counts(done=1200)
     finally:
         tracemalloc.stop()
     assert len(held_bytes) == 6
