@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from phi_vision.config import ServeConfig
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import GIB, Device, named_gpu
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.memory import BLOCK_TOKENS
 from phi_vision.planning.planner import choose, plan_candidates
 from phi_vision.planning.profiles import PUBLISHED, Precision

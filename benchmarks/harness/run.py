@@ -17,6 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from phi_vision.planning.gpus import rates_of
+
 from benchmarks.harness import machine, report, roofline
 from benchmarks.harness.peers import PEERS, parse_names
 from benchmarks.harness.servers import ROOT, Server, ServerError, python_path
@@ -205,11 +207,11 @@ class Benchmark:
 
     def _roofline(self) -> list[dict[str, Any]] | None:
         """Ideal times beside the measured ones; only for the published sizes on a card that is known."""
-        gpu = roofline.gpu_of(self.result["machine"]["gpu"])
+        rates = rates_of(self.result["machine"]["gpu"])
         ours = self.result["servers"].get("ours", {})
-        if gpu is None or "demo" in str(ours.get("model")):
+        if rates is None or "demo" in str(ours.get("model")):
             return None
-        return roofline.compare(gpu, [run for run in self.result["runs"] if run["server"] == "ours"])
+        return roofline.compare(rates, [run for run in self.result["runs"] if run["server"] == "ours"])
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

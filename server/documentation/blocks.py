@@ -63,8 +63,9 @@ def _escaped(text: str) -> str:
 
 
 def plan(gpu: str) -> str:
-    """What `phi-vision plan --gpu GPU` prints."""
-    return f"```console\n$ phi-vision plan --gpu {gpu}\n{_run('plan', '--gpu', gpu).strip()}\n```"
+    """What `phi-vision plan --gpu GPU --cores 16` prints."""
+    arguments = ("plan", "--gpu", gpu, "--cores", "16")
+    return f"```console\n$ phi-vision {' '.join(arguments)}\n{_run(*arguments).strip()}\n```"
 
 
 def gpus() -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
+from phi_vision.cores import count_cores
 from phi_vision.errors import UsageError
 from phi_vision.settings import CONFIG, Settings, setting
 
@@ -45,7 +46,11 @@ class Limits(Settings):
         20.0, "decoder time of one request, all of its pictures together", unit="SECONDS", ge=0.1, le=600
     )
     media_workers: int | None = setting(
-        None, "processes that decode pictures; default: one for each core", unit="N", ge=1, le=256
+        None,
+        "processes that decode pictures, shared out among the API processes; default: one for each core",
+        unit="N",
+        ge=1,
+        le=256,
     )
     allow_private_media: str = setting(
         "",
@@ -159,10 +164,9 @@ class Limits(Settings):
         """What the engine must take: pictures, and pages of documents."""
         return self.max_images + self.max_pages
 
-    @property
-    def num_media_workers(self) -> int:
-        """`media_workers`; by default as many as this process has cores."""
-        return self.media_workers or len(own_cores())
+    def media_workers_each(self, api_processes: int = 1, cores: int | None = None) -> int:
+        """An API process's part of `media_workers`; by default of `cores`, or of as many as are here."""
+        return max(1, (self.media_workers or cores or count_cores()) // api_processes)
 
     def put_on(self, args: Namespace) -> None:
         """Add the limits to vLLM's parsed arguments, which vLLM hands to each API process.
@@ -187,10 +191,3 @@ class Limits(Settings):
 def split_list(text: str | None) -> list[str]:
     """The entries of a list with commas."""
     return [entry.strip() for entry in (text or "").split(",") if entry.strip()]
-
-
-def own_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.harness import compare, float_reference, load, roofline, sweep, vram, workloads
+from benchmarks.harness import compare, float_reference, load, sweep, vram, workloads
 from tests.support import fake_server
 from tests.support.pictures import reference_picture
 from tests.support.plots import cut_off
@@ -113,21 +113,6 @@ def test_compare_tells_change_from_noise() -> None:
     assert verdicts(run_record("ours", 115) | {"ttft_ms": noisy, "e2e_ms": noisy}) == {"same"}
     assert compare.failures(before, {"runs": [run_record("ours", 100, failed=2)]})
     assert not compare.failures(before, before)
-
-
-def test_roofline_of_known_cards() -> None:
-    crops = roofline.crops_of(800, 600, 16)
-    assert crops == 13
-    a10, h100 = (roofline.limit(roofline.GPUS[name], crops, 1939) for name in ("A10", "H100"))
-    # By hand: tower 0.365 TFLOP a crop, 3.72 G weights of text, 16.6 GFLOP and 7.4 GB for a token.
-    assert (a10.vision_ms, a10.prefill_ms, a10.decode_ms_per_token) == (close(74), close(228), close(13.7))
-    assert (h100.vision_ms, h100.prefill_ms, h100.decode_ms_per_token) == (
-        close(6.0),
-        close(18.5),
-        close(2.5),
-    )
-    assert roofline.gpu_of("NVIDIA A10") is roofline.GPUS["A10"]
-    assert roofline.gpu_of("NVIDIA A100-SXM4-80GB") is roofline.gpu_of(None) is None
 
 
 def test_the_float_reference_is_the_published_processor() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from phi_vision.planning.hardware import named_gpu
+from phi_vision.planning.gpus import named_gpu
 
 from benchmarks.gpu_report import __main__ as main
 from benchmarks.gpu_report import page, programme, rope

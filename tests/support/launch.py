@@ -8,7 +8,8 @@ from typing import Any
 from phi_vision.config import ServeConfig
 from phi_vision.planning.checkpoint import Checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import GIB, Device, named_gpu
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.installation import Installation
 from phi_vision.planning.launch_plan import LaunchPlan, make_launch_plan
 from phi_vision.planning.planner import Candidate, choose, plan_candidates
@@ -16,6 +17,7 @@ from phi_vision.spec import PHI_3_5_VISION
 
 A10, T4, A100_80, H100 = (named_gpu(name) for name in ("a10", "t4", "a100-80", "h100"))
 CPU = Device("cpu", "x86_64", round(23.5 * GIB), free_bytes=round(22 * GIB))
+CORES = 16
 PUBLISHED = Checkpoint(PHI_3_5_VISION.hub_id, PHI_3_5_VISION.served_name, PHI_3_5_VISION.dimensions)
 
 
@@ -25,13 +27,15 @@ def launch(
     environ: Mapping[str, str] | None = None,
     checkpoint: Checkpoint = PUBLISHED,
     installation: Installation | None = None,
+    cores: int = CORES,
     keyed: bool = False,
     **settings: Any,
 ) -> LaunchPlan:
     """What `serve` would run there."""
     parsed = EngineFlags.parse(flags, environ or {})
     there = installation or Installation()
-    return make_launch_plan(ServeConfig(**settings), parsed, device, checkpoint, there, keyed=keyed)
+    config = ServeConfig(**settings)
+    return make_launch_plan(config, parsed, device, checkpoint, there, cores, keyed=keyed)
 
 
 def candidates(

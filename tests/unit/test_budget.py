@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from phi_vision.planning.budget import engine_limits, memory_budget
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import GIB, GPU_NAMES, named_gpu
+from phi_vision.planning.gpus import GPU_NAMES, named_gpu
+from phi_vision.planning.hardware import GIB
 
 from tests.support.launch import A10, CPU
 

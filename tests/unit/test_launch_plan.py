@@ -14,7 +14,8 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning.checkpoint import find_checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import GIB, Device, named_gpu
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.installation import Installation, find_installation
 from phi_vision.planning.launch_plan import LaunchPlan, engine_flags, served_names
 from phi_vision.planning.profiles import PROFILES

@@ -66,9 +66,10 @@ def test_units() -> None:
 
 
 def test_one_media_worker_for_each_core_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phi_vision.limits.own_cores", lambda: list(range(7)))
-    assert Limits().num_media_workers == 7
-    assert Limits(media_workers=3).num_media_workers == 3
+    monkeypatch.setattr("phi_vision.limits.count_cores", lambda: 7)
+    assert [Limits().media_workers_each(processes) for processes in (1, 2, 8)] == [7, 3, 1]
+    assert Limits().media_workers_each(2, cores=16) == 8
+    assert [Limits(media_workers=6).media_workers_each(processes) for processes in (1, 4, 8)] == [6, 1, 1]
 
 
 def test_they_travel_on_vllms_arguments() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from phi_vision.planning.picture_costs import KINDS
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,6 +25,7 @@ def test_plan_of_an_a10_on_one_screen() -> None:
     assert "131,072" in marked[0]
     assert "1,921 tokens = 195 MiB" in done.stdout
     assert "phi-vision serve --profile long --max-model-len 131072" in done.stdout
+    assert "pictures a second, at most" in done.stdout and "> 1 API process, " in done.stdout
     assert "vllm serve microsoft/Phi-3.5-vision-instruct --max-model-len 131072" in done.stdout
 
 
@@ -39,6 +41,13 @@ def test_plan_as_json_and_its_command_lines_parse() -> None:
     command = body["commands"]["phi-vision"].split()
     options = parser().parse_args(command[1:])
     assert (options.profile, options.max_model_len) == ("balanced", 131072)
+
+
+def test_plan_for_other_cores_than_this_machines() -> None:
+    planned = json.loads(run("plan", "--gpu", "h100", "--cores", "48", "--json").stdout)["front_end"]
+    assert planned["cores"] == planned["media_workers"] == 48 and planned["api_processes"] == 1
+    assert [rate["picture"] for rate in planned["rates"]] == [kind.name for kind in KINDS]
+    assert all(rate["gpu"] < rate["cores"] for rate in planned["rates"])
 
 
 def test_plan_counts_the_crops_that_it_plans_with() -> None:
@@ -64,6 +73,7 @@ def test_plan_of_a_described_gpu_equals_the_named_one() -> None:
         (["--vram", "24", "--capability", "new"], "major.minor"),
         (["--vram", "nan", "--capability", "8.6"], "above zero"),
         (["--gpu", "voodoo2"], "invalid choice"),
+        (["--gpu", "a10", "--cores", "0"], "not a number from 1"),
         (["--gpu", "a10", "--max-model-len", "many"], "invalid tokens value"),
         (["--gpu", "a10", "--model", "./no-such-folder"], "no config.json"),
         (["--gpu", "a10", "--profile", "faithful", "--max-model-len", "9000"], "allows 4096 at most"),

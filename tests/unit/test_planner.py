@@ -9,7 +9,8 @@ from phi_vision.config import PROFILE_NAMES, ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning.checkpoint import find_checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import GIB, Device, named_gpu
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.planner import choose, plan_candidates
 from phi_vision.planning.profiles import PROFILES, Precision, precisions
 

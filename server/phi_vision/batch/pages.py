@@ -39,7 +39,7 @@ class Pages:
 
     def __init__(self, fetched: Path, limits: Limits | None = None) -> None:
         limits = limits or Limits()
-        workers = limits.num_media_workers
+        workers = limits.media_workers_each()
         self._fetched = fetched
         self._pool = WorkerPool(PictureLimits(limits.max_image_pixels), workers, limits.decode_timeout_s)
         self._turns = asyncio.Semaphore(workers)  # documents in memory

@@ -17,7 +17,7 @@ from phi_vision.config import DEVICES, ServeConfig
 from phi_vision.errors import PhiVisionError
 from phi_vision.limits import Limits, split_list
 from phi_vision.planning.engine_flags import with_dashes
-from phi_vision.planning.hardware import GPU_NAMES
+from phi_vision.planning.gpus import GPU_NAMES
 from phi_vision.replicas.settings import ReplicaSettings
 from phi_vision.settings import Flag, flags
 from phi_vision.spec import PHI_3_5_VISION
@@ -59,12 +59,19 @@ def parser() -> argparse.ArgumentParser:
     plan = commands.add_parser(
         "plan",
         help="show what fits into the memory of this machine's device or of a named GPU",
-        description="Show what fits into the memory of this machine's device or of a named GPU.",
+        description="Show what fits into the memory of this machine's device or of a named GPU, and how many "
+        "pictures a second its cores and the GPU take at most.",
         allow_abbrev=False,
     )
     plan.add_argument("--gpu", choices=GPU_NAMES, help="a GPU by name; it need not be in this machine")
     plan.add_argument("--vram", type=float, metavar="GIB", help="a GPU by its memory, with --capability")
     plan.add_argument("--capability", metavar="X.Y", help="its CUDA compute capability, for example 8.6")
+    plan.add_argument(
+        "--cores",
+        type=_positive,
+        metavar="N",
+        help="cores beside the GPU; default this machine's",
+    )
     plan.add_argument(
         "--model",
         default=PHI_3_5_VISION.hub_id,

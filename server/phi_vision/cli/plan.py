@@ -9,14 +9,16 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from phi_vision.config import ServeConfig
+from phi_vision.cores import count_cores
 from phi_vision.errors import UsageError
 from phi_vision.planning.budget import memory_budget
 from phi_vision.planning.checkpoint import DEMO_FOLDER, find_dimensions
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import GIB, Device, named_gpu, this_machine
+from phi_vision.planning.front_end import FrontEnd, plan_front_end
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import GIB, Device, this_machine
 from phi_vision.planning.launch_plan import engine_environment, engine_flags
 from phi_vision.planning.memory import PICTURE_PX, PICTURE_TEXT_TOKENS, MemoryPlan
 from phi_vision.planning.planner import Candidate, no_fit_message, plan_candidates
@@ -36,12 +38,13 @@ def show_plan(options: argparse.Namespace) -> None:
     device = _device(options)
     config = ServeConfig(**{name: getattr(options, name) for name in SETTINGS})
     model_path = _model_path(options.model)
-    found = plan_candidates(config, EngineFlags().for_device(device), device, find_dimensions(model_path))
+    flags, model = EngineFlags().for_device(device), find_dimensions(model_path)
+    found = plan_candidates(config, flags, device, model)
     chosen = next((candidate for candidate in found if candidate.plan.fits), None)
-    if options.json:
-        print(json.dumps(_as_json(device, model_path, config, found, chosen), indent=2))
-    else:
-        print(_as_text(device, model_path, config, found, chosen))
+    cores, memory = options.cores or count_cores(), chosen.plan if chosen else None
+    front_end = plan_front_end(config, flags, device, cores, model, memory)
+    show = _as_json if options.json else _as_text
+    print(show(device, model_path, config, found, chosen, front_end))
     if chosen is None:
         raise UsageError(no_fit_message(found, device))
 
@@ -85,7 +88,12 @@ def _model_path(wanted: str) -> str:
 
 
 def _as_text(
-    device: Device, model_path: str, config: ServeConfig, found: Sequence[Candidate], chosen: Candidate | None
+    device: Device,
+    model_path: str,
+    config: ServeConfig,
+    found: Sequence[Candidate],
+    chosen: Candidate | None,
+    front_end: FrontEnd | None,
 ) -> str:
     first = found[0].plan
     capability = f", compute capability {'.'.join(map(str, device.capability))}" if device.capability else ""
@@ -107,6 +115,8 @@ def _as_text(
     if chosen is None:
         return "\n".join(lines)
     lines += [f"> {chosen.line}", *(f"  {reason}" for reason in chosen.plan.reasons), ""]
+    if front_end is not None:
+        lines += [*front_end.table(), f"> {front_end.line}", ""]
     lines += [f"  {line}" for line in commands(chosen, config, device, model_path).values()]
     return "\n".join(lines)
 
@@ -132,13 +142,20 @@ def _picture_line(plan: MemoryPlan, config: ServeConfig) -> str:
 
 
 def _as_json(
-    device: Device, model_path: str, config: ServeConfig, found: Sequence[Candidate], chosen: Candidate | None
-) -> dict[str, Any]:
-    return {
+    device: Device,
+    model_path: str,
+    config: ServeConfig,
+    found: Sequence[Candidate],
+    chosen: Candidate | None,
+    front_end: FrontEnd | None,
+) -> str:
+    plans = {
         "device": vars(device),
         "model": model_path,
         "plans": [candidate.to_json() for candidate in found],
         "chosen": found.index(chosen) if chosen else None,
         "quality_cost": chosen.precision.quality if chosen else None,
+        "front_end": front_end.to_json() if front_end else None,
         "commands": commands(chosen, config, device, model_path) if chosen else None,
     }
+    return json.dumps(plans, indent=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from phi_vision.cli.download_progress import show_download
 from phi_vision.config import ServeConfig
+from phi_vision.cores import count_cores
 from phi_vision.errors import UsageError
 from phi_vision.planning import toolchain
 from phi_vision.planning.checkpoint import find_checkpoint
@@ -65,6 +66,7 @@ def serve(config: ServeConfig) -> None:
             limits=config.limits,
             page=not config.no_page,
             memory_plan=launch.memory.to_json() if launch.memory else None,
+            front_end=launch.front_end.to_json() if launch.front_end else None,
             keys=keys,
             opened=opened,
             clean_up=clean_up,
@@ -123,7 +125,8 @@ def _device(config: ServeConfig) -> Device:
 def _plan(config: ServeConfig, device: Device, keys: Sequence[str]) -> LaunchPlan:
     flags = EngineFlags.parse(config.vllm_args, os.environ)
     checkpoint = find_checkpoint(config.model, config.served_model_name, flags.revision)
-    return make_launch_plan(config, flags, device, checkpoint, find_installation(), keyed=bool(keys))
+    installation, cores = find_installation(), count_cores()
+    return make_launch_plan(config, flags, device, checkpoint, installation, cores, keyed=bool(keys))
 
 
 def _with_weights(launch: LaunchPlan, hub_id: str, answering: StartupProcess | None) -> LaunchPlan:

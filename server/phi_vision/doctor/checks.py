@@ -40,6 +40,7 @@ CHECKS: Sequence[Check] = (
     Check("disk", weights.disk),
     Check("memory", memory.ram),
     Check("plan", memory.plan),
+    Check("cores", memory.cores),
     Check("shared-memory", memory.shared_memory),
     Check("open-files", memory.open_files),
     Check("port", server.port),

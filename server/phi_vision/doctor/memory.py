@@ -1,4 +1,4 @@
-"""Memory of the machine: RAM, what the plan makes of it, shared memory, and open files."""
+"""What the machine has: RAM and what the plan makes of it, cores, shared memory, and open files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import resource
 from pathlib import Path
 
+from phi_vision.cores import count_cores
 from phi_vision.doctor.finding import Finding, ok, skipped, warn
 from phi_vision.doctor.setup import Setup
 from phi_vision.limits import Limits
 from phi_vision.planning.engine_flags import EngineFlags
+from phi_vision.planning.front_end import plan_front_end
 from phi_vision.planning.hardware import GIB, Device, processor
 from phi_vision.planning.planner import choose, plan_candidates, skip_reason
 
@@ -41,7 +43,7 @@ def plan(setup: Setup) -> Finding | None:
         return None
     if dimensions is None:
         return skipped(f"the sizes of {setup.config.model} are not known before its config.json is here")
-    flags = EngineFlags.parse((), os.environ).for_device(device)
+    flags = _flags(device)
     if reason := skip_reason(flags, device):
         return skipped(reason)
     chosen = choose(plan_candidates(setup.config, flags, device, dimensions), device)
@@ -49,6 +51,23 @@ def plan(setup: Setup) -> Finding | None:
     return ok(
         f"{name} fits with {chosen.plan.max_model_len:,} tokens: {chosen.profile}, {chosen.precision.label}"
     )
+
+
+def cores(setup: Setup) -> Finding | None:
+    """Whether the cores keep up with the GPU, as `serve` would plan it."""
+    device, dimensions = setup.gpu, setup.dimensions
+    if device is None or dimensions is None:
+        return None
+    flags = _flags(device)
+    chosen = next((c for c in plan_candidates(setup.config, flags, device, dimensions) if c.plan.fits), None)
+    memory = chosen.plan if chosen else None
+    found = plan_front_end(setup.config, flags, device, count_cores(), dimensions, memory)
+    assert found is not None  # only flags of vLLM's put it elsewhere
+    short = [rate for rate in found.rates if rate.bottleneck == "the cores" and rate.cores_wanted]
+    if not short:
+        return ok(found.line)
+    wanted = max(rate.cores_wanted or 0 for rate in short)
+    return warn(found.line, f"the GPU waits for pictures here: {wanted} cores would keep up with it")
 
 
 def shared_memory(_: Setup) -> Finding | None:
@@ -78,6 +97,10 @@ def open_files(_: Setup) -> Finding:
             f"raise the limit (ulimit -Hn, or LimitNOFILE of the service) above {wanted}",
         )
     return ok(f"{hard} at most")
+
+
+def _flags(device: Device) -> EngineFlags:
+    return EngineFlags.parse((), os.environ).for_device(device)
 
 
 def _size(num_bytes: int) -> str:

@@ -43,6 +43,8 @@ class EngineFlags:
         mm_processor_cache_gib: size of the cache of processed pictures.
         tensor_parallel_size: GPUs that share each layer.
         pipeline_parallel_size: GPUs that share the layers out.
+        data_parallel_size: engines, each with the whole model.
+        api_server_count: API processes.
         cpu_kv_cache_gib: size of the KV cache on a CPU, `VLLM_CPU_KVCACHE_SPACE`.
         plugins: the vLLM plugins to load, `VLLM_PLUGINS`.
         use_flashinfer_sampler: `VLLM_USE_FLASHINFER_SAMPLER`.
@@ -62,6 +64,8 @@ class EngineFlags:
     mm_processor_cache_gib: float | None = None
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    api_server_count: int | None = None
     cpu_kv_cache_gib: int | None = None
     plugins: tuple[str, ...] | None = None
     use_flashinfer_sampler: bool | None = None
@@ -136,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mm-processor-cache-gb", type=_gib, dest="mm_processor_cache_gib")
     parser.add_argument("--tensor-parallel-size", "-tp", type=_count)
     parser.add_argument("--pipeline-parallel-size", "-pp", type=_count)
+    parser.add_argument("--data-parallel-size", "-dp", type=_count)
+    parser.add_argument("--api-server-count", "-asc", type=_count)
     return parser
 
 
@@ -199,6 +205,9 @@ def _names(argv: Sequence[str], parsed: argparse.Namespace) -> frozenset[str]:
     """Of all flags; those with a short name are known by what was parsed."""
     names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
     names |= {name.partition(".")[0] for name in names}
-    aliased = ("quantization", "tensor_parallel_size", "pipeline_parallel_size")
+    aliased = (
+        *("quantization", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+        "api_server_count",
+    )
     names |= {"--" + name.replace("_", "-") for name in aliased if getattr(parsed, name) is not None}
     return frozenset(names)

@@ -42,29 +42,6 @@ class Device:
         return "CPU_ATTN" if self.kind == "cpu" else "METAL"
 
 
-# Memory that CUDA reports of well-known GPUs, GiB (as in torch's out-of-memory messages; it differs by
-# some 0.1 with the driver), and compute capability.
-_NAMED_GPUS = {
-    "t4": ("Tesla T4", 14.6, (7, 5)),
-    "3090": ("GeForce RTX 3090", 23.6, (8, 6)),
-    "4090": ("GeForce RTX 4090", 23.5, (8, 9)),
-    "a10": ("A10", 22.1, (8, 6)),
-    "l4": ("L4", 22.0, (8, 9)),
-    "l40s": ("L40S", 44.4, (8, 9)),
-    "a100-40": ("A100 40GB", 39.4, (8, 0)),
-    "a100-80": ("A100 80GB", 79.2, (8, 0)),
-    "h100": ("H100 80GB", 79.1, (9, 0)),
-    "h200": ("H200", 139.7, (9, 0)),
-}
-GPU_NAMES = tuple(_NAMED_GPUS)
-
-
-def named_gpu(name: str) -> Device:
-    """A GPU that need not be in this machine; `name` is one of `GPU_NAMES`."""
-    full_name, memory_gib, capability = _NAMED_GPUS[name]
-    return Device("cuda", f"NVIDIA {full_name}", round(memory_gib * GIB), capability)
-
-
 def this_machine() -> Device:
     """The first GPU of this machine, else its CPU; whether or not an engine is installed."""
     return _first_gpu() or processor()

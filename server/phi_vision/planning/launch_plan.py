@@ -14,6 +14,7 @@ from phi_vision.planning import toolchain
 from phi_vision.planning.budget import memory_budget
 from phi_vision.planning.checkpoint import Checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
+from phi_vision.planning.front_end import FrontEnd, plan_front_end
 from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.installation import Installation
 from phi_vision.planning.planner import Candidate, choose, picture_cache_gib, plan_candidates, skip_reason
@@ -53,6 +54,7 @@ class LaunchPlan:
             API keys and limits are not there: they go to vLLM in its parsed arguments.
         env: variables to set before vLLM is imported.
         memory: the precision and its memory plan; None where memory is not planned.
+        front_end: its processes; None where they are elsewhere.
         summary: for people, a table.
         hub_id: whose files are to be downloaded first, at `revision`; None where vLLM can start at once, or
             is to download them itself.
@@ -63,6 +65,7 @@ class LaunchPlan:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     memory: Candidate | None
+    front_end: FrontEnd | None
     summary: str
     hub_id: str | None = None
     revision: str | None = None
@@ -79,6 +82,7 @@ def make_launch_plan(
     device: Device,
     checkpoint: Checkpoint,
     installation: Installation,
+    cores: int,
     *,
     keyed: bool = False,
 ) -> LaunchPlan:
@@ -90,6 +94,7 @@ def make_launch_plan(
         device: to serve on.
         checkpoint: to serve.
         installation: what is installed beside the engine.
+        cores: of the machine.
         keyed: whether clients need an API key.
 
     Raises:
@@ -102,16 +107,20 @@ def make_launch_plan(
     memory = None if reason else choose(plan_candidates(config, flags, device, checkpoint.dimensions), device)
     if memory is not None:
         config = replace(config, max_model_len=memory.plan.max_model_len)
+    model, plan = checkpoint.dimensions, memory.plan if memory else None
+    front_end = plan_front_end(config, flags, device, cores, model, plan)
     ours = [
         *_server_flags(config, device, served_names(checkpoint)),
         *_rope_flags(config, flags),
         *engine_flags(config, flags, device, memory),
+        *_front_end_flags(front_end, flags),
     ]
     env = _environment(flags, device, installation, memory)
     return LaunchPlan(
         argv=(checkpoint.path, *_flat(ours, flags), *flags.argv),
         env=env,
         memory=memory,
+        front_end=front_end,
         hub_id=None if checkpoint.is_folder or flags.names & _OTHER_DOWNLOADS else checkpoint.path,
         revision=flags.revision,
         is_plain_http=not flags.names & _OTHER_PORTS,
@@ -123,6 +132,7 @@ def make_launch_plan(
                 "attention": flags.attention_backend or _attention_backend(flags, device, memory),
                 "context": f"{config.context} tokens",
                 "memory": memory.line if memory else reason,
+                "front end": front_end.line if front_end else None,
                 "rope mode": _rope_row(config),
                 "crops": f"{config.num_crops} for one picture, {config.num_crops_multi} for each of several, "
                 f"{config.crops}",
@@ -172,6 +182,13 @@ def engine_flags(
         engine.append(("--quantization", precision.weights))
         engine.append(("--quantization-config", json.dumps(ignored)))
     return engine
+
+
+def _front_end_flags(front_end: FrontEnd | None, flags: EngineFlags) -> list[Flag]:
+    """How many API processes, where vLLM itself would start another number."""
+    if front_end is None or front_end.api_processes == flags.data_parallel_size:
+        return []
+    return [("--api-server-count", str(front_end.api_processes))]
 
 
 def engine_environment(device: Device, memory: Candidate | None) -> dict[str, str]:

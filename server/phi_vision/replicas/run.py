@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from phi_vision.client.readiness import STARTING
 from phi_vision.config import ServeConfig
+from phi_vision.cores import own_cores
 from phi_vision.errors import UsageError
-from phi_vision.limits import own_cores
 from phi_vision.planning.checkpoint import find_checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
 from phi_vision.planning.hardware import find_device, visible_gpus

@@ -16,7 +16,7 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from phi_vision.config import ServeConfig
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
-from phi_vision.plugin_names import ENDPOINT_PLUGIN, PAGE_ARGUMENT, PLAN_ARGUMENT
+from phi_vision.plugin_names import ENDPOINT_PLUGIN, FRONT_END_ARGUMENT, PAGE_ARGUMENT, PLAN_ARGUMENT
 from phi_vision.serving import connections, metrics, openapi, pictures
 from phi_vision.serving.batches.runs import BatchRuns
 from phi_vision.serving.batches.store import BatchStore
@@ -111,7 +111,9 @@ class TaskEndpoints:
         limits: Limits = state.phi_vision_limits
         model_config = engine_client.model_config
         state.phi_vision_files = store = FileStore(limits)
-        state.phi_vision_pictures = opened = pictures.build(limits, model_config, store)
+        api_processes = engine_client.vllm_config.parallel_config._api_process_count
+        workers = limits.media_workers_each(api_processes)
+        state.phi_vision_pictures = opened = pictures.build(limits, model_config, store, workers)
         state.phi_vision_documents = Documents(opened, pictures.prompt_limits(limits, model_config))
         files.keep_clean(state, store)
         renderer.install(engine_client.renderer, opened)
@@ -137,7 +139,7 @@ class TaskEndpoints:
         )
         metrics.LIMIT.set(max_requests)
         # Each API process counts its own requests, so each gives batches its part.
-        batch_places = int(limits.batch_share * running) // config.parallel_config._api_process_count
+        batch_places = int(limits.batch_share * running) // api_processes
         state.phi_vision_lifecycle = lifecycle = Lifecycle(
             engine_client, state, max_requests, config.shutdown_timeout, max(1, batch_places)
         )
@@ -153,7 +155,9 @@ class TaskEndpoints:
         )
         lifecycle.at_stop.append(runs.stop)
         state.phi_vision_batches_going = asyncio.create_task(runs.keep_going())
-        plan.report(state, config, getattr(args, PLAN_ARGUMENT, None))
+        plan.report(
+            state, config, getattr(args, PLAN_ARGUMENT, None), getattr(args, FRONT_END_ARGUMENT, None)
+        )
         record_shared_memory()
 
 

@@ -25,6 +25,7 @@ def run_vllm(
     limits: Limits,
     page: bool,
     memory_plan: dict[str, Any] | None,
+    front_end: dict[str, Any] | None,
     keys: Sequence[str],
     opened: socket.socket,
     clean_up: Callable[[], None],
@@ -34,10 +35,11 @@ def run_vllm(
 
     Args:
         argv: of `vllm serve`, the model first.
-        limits: of requests; they, `page` and the memory plan go on with vLLM's parsed arguments, which reach
+        limits: of requests; they, `page` and the two plans go on with vLLM's parsed arguments, which reach
             all of its API processes.
         page: whether the web page is served at `/`.
         memory_plan: for `GET /v1/plan`; None where memory was not planned.
+        front_end: the same of the front end.
         keys: that clients may send; none: open to all.
         opened: the socket to serve on.
         clean_up: called when a signal ends the start.
@@ -53,6 +55,7 @@ def run_vllm(
     limits.put_on(args)
     setattr(args, plugin_names.PAGE_ARGUMENT, page)
     setattr(args, plugin_names.PLAN_ARGUMENT, memory_plan)
+    setattr(args, plugin_names.FRONT_END_ARGUMENT, front_end)
     pin_grammar_backend(args.structured_outputs_config)
 
     # vLLM's `vllm` command itself is not used: in the CPU wheel it fails on its own package's metadata.

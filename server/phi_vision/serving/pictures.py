@@ -230,8 +230,8 @@ def _unreadable(error: Exception, param: str) -> RequestError:
     return RequestError(f"the picture cannot be read: {error}", param=param)
 
 
-def build(limits: Limits, model_config: Any, files: FileStore) -> Pictures:
-    """For vLLM's `ModelConfig`, with all workers started."""
+def build(limits: Limits, model_config: Any, files: FileStore, workers: int) -> Pictures:
+    """For vLLM's `ModelConfig`, with so many workers, which are started."""
     fetch_limits = FetchLimits(
         max_bytes=limits.max_image_bytes,
         timeout_s=limits.media_timeout_s,
@@ -241,9 +241,7 @@ def build(limits: Limits, model_config: Any, files: FileStore) -> Pictures:
     directory = model_config.allowed_local_media_path
     sources = Sources(fetch_limits, Path(directory).resolve() if directory else None)
     picture_limits = PictureLimits(limits.max_image_pixels)
-    pool = WorkerPool(
-        picture_limits, limits.num_media_workers, limits.decode_timeout_s, metrics.DECODER_DEATHS.inc
-    )
+    pool = WorkerPool(picture_limits, workers, limits.decode_timeout_s, metrics.DECODER_DEATHS.inc)
     pool.warm_up()
     policy = CropPolicy(**model_config.multimodal_config.mm_processor_kwargs)
     return Pictures(sources, pool, policy, files, prompt_limits(limits, model_config).pictures)

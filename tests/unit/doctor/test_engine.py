@@ -12,7 +12,8 @@ from phi_vision.client.process import OnWait, ServerStartError
 from phi_vision.doctor import engine, programs
 from phi_vision.doctor.finding import Finding, Level
 from phi_vision.doctor.setup import Setup
-from phi_vision.planning.hardware import Device, named_gpu
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import Device
 
 from tests.support.hostile_server import FakeServer, answer
 from tests.support.setups import setup_with

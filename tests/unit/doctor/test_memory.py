@@ -13,7 +13,8 @@ from phi_vision.doctor.finding import Level
 from phi_vision.doctor.hub import HubFault
 from phi_vision.doctor.setup import Setup
 from phi_vision.errors import UsageError
-from phi_vision.planning.hardware import GIB, Device, named_gpu
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.hub import Listing
 from phi_vision.planning.weights_cache import CachedWeights
 
@@ -59,6 +60,18 @@ def test_no_plan_where_nothing_is_known() -> None:
     assert found and found.level == Level.SKIPPED
     found = memory.plan(setup_with(on(named_gpu("a10")), running=Setup().endpoint))
     assert found and found.level == Level.SKIPPED and "/v1/plan" in found.summary
+
+
+def test_cores_that_do_not_keep_up_with_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "count_cores", lambda: 2)
+    found = memory.cores(on(named_gpu("h100")))
+    assert found and found.level == Level.WARN and "limited by" in found.summary
+    assert found.remedy and "cores would keep up" in found.remedy
+    found = memory.cores(on(named_gpu("t4")))  # on which the default context does not fit
+    assert found and found.level == Level.OK and "not known" in found.summary
+    found = memory.cores(on(named_gpu("a10")))
+    assert found and found.level == Level.OK and "limited by the GPU" in found.summary
+    assert memory.cores(on(Device("cpu", "x", 8 * GIB))) is None
 
 
 @pytest.mark.parametrize(("free_mib", "level"), [(64, Level.WARN), (4000, Level.OK)])

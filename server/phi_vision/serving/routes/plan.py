@@ -14,12 +14,15 @@ router = APIRouter()
 logger = init_logger(f"vllm.{__name__}")  # below vLLM's own logger, which has the handlers
 
 
-def compare(plan: dict[str, Any] | None, vllm_config: VllmConfig) -> dict[str, Any]:
-    """Plan, what vLLM reports, and how far the plan is off.
+def compare(
+    plan: dict[str, Any] | None, vllm_config: VllmConfig, front_end: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Plan, what vLLM reports, how far the plan is off, and the plan of the front end.
 
     Args:
         plan: fields of `MemoryPlan`; None where memory was not planned.
         vllm_config: as the engine has filled it in.
+        front_end: fields of `FrontEnd`; None where it was not planned.
     """
     cache = vllm_config.cache_config
     tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
@@ -32,16 +35,18 @@ def compare(plan: dict[str, Any] | None, vllm_config: VllmConfig) -> dict[str, A
         "max_model_len": vllm_config.model_config.max_model_len,
     }
     if plan is None:
-        return {"plan": None, "actual": actual, "error_percent": None}
+        return {"plan": None, "actual": actual, "error_percent": None, "front_end": front_end}
     # vLLM tells its API process no bytes: these are its tokens at the planned size of each.
     actual["kv_bytes"] = tokens * plan["kv_bytes_per_token"]
     error_percent = round(100 * (plan["kv_tokens"] - tokens) / tokens, 2) if tokens else None
-    return {"plan": plan, "actual": actual, "error_percent": error_percent}
+    return {"plan": plan, "actual": actual, "error_percent": error_percent, "front_end": front_end}
 
 
-def report(state: State, vllm_config: VllmConfig, plan: dict[str, Any] | None) -> None:
+def report(
+    state: State, vllm_config: VllmConfig, plan: dict[str, Any] | None, front_end: dict[str, Any] | None
+) -> None:
     """Compare once, log it, and keep it for the route."""
-    compared = compare(plan, vllm_config)
+    compared = compare(plan, vllm_config, front_end)
     state.phi_vision_plan = compared
     actual = compared["actual"]
     if plan is None:
@@ -63,5 +68,5 @@ def report(state: State, vllm_config: VllmConfig, plan: dict[str, Any] | None) -
 
 @router.get("/v1/plan")
 async def show_plan(raw_request: Request) -> JSONResponse:
-    """The memory plan that the server was started with, and what vLLM made of it."""
+    """The plans that the server was started with, and what vLLM made of that of the memory."""
     return JSONResponse(raw_request.app.state.phi_vision_plan)
