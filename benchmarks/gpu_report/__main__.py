@@ -1,11 +1,13 @@
 """What this model does on the GPU of this machine, checked and measured in one command: `make gpu-report`.
 
 Steps in order of value, each bounded in time and in a process of its own: one that fails or hangs costs
-itself. Each leaves a JSON file; a step whose file is complete is not run again, so a report that was cut goes
-on. Servers have random weights of the real size (`--load-format dummy`); all begin at once, so that imports
-overlap, and get the GPU one after another. At the end, and after each step: report.json and report.md.
+itself. Each leaves a JSON file; a step whose file is complete is not run again, so a report that was cut
+goes on; `--fresh` runs it anew. Servers have random weights of the real size (`--load-format dummy`); those
+of the next steps import while a step runs, and get the GPU one after another. After each step: report.json,
+report.md.
 
-Without a GPU (`--device cpu`) the same steps run on the demo, small: a rehearsal, whose figures say nothing.
+Without a GPU (`--device cpu`) the same steps run on the demo, small: a rehearsal, whose figures say
+nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from benchmarks.harness.servers import ROOT, Server, ServerError
 from benchmarks.harness.vram import process_tree
 
 _LEAST_S = 40  # no step begins with less time left
+_AHEAD = 2  # steps whose servers are imported while another runs; each is some GiB of RAM
 _GPU_WEIGHTS = "random, of the published model's size; the rope step: of the demo's size"
 
 
@@ -64,6 +67,10 @@ class Report:
     def is_proven(self, step: Step) -> bool:
         """Whether it is done and nothing in it went wrong."""
         return self.is_done(step) and not page.faults(self.result(step))
+
+    def forget(self, step: Step) -> None:
+        """Have it run again."""
+        self._path(step).unlink(missing_ok=True)
 
     def launch(self, launch: Launch) -> WaitingServer:
         """A server that waits for its turn."""
@@ -157,9 +164,10 @@ def main() -> int:
     """Run what is not done yet."""
     parser = argparse.ArgumentParser(prog="make gpu-report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, metavar="DIR", help="(default: results/<machine>-gpu-report)")
-    parser.add_argument("--minutes", type=float, default=30, help="for all (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=60, help="for all (default: %(default)s)")
     parser.add_argument("--steps", metavar="NAMES", help="names with ; between them (default: all)")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--fresh", action="store_true", help="run steps again that are complete")
     parser.add_argument("--list", action="store_true", help="name the steps and end")
     options = parser.parse_args()
     device = find_device(options.device)
@@ -174,6 +182,9 @@ def main() -> int:
     out = options.out or ROOT / "benchmarks" / "results" / f"{label(describe_machine())}-gpu-report"
     with tempfile.TemporaryDirectory() as scratch:
         report = Report(out, Path(scratch), device, options.minutes)
+        if options.fresh:
+            for step in chosen:
+                report.forget(step)
         try:
             _run_all(report, [step for step in chosen if not report.is_done(step)], every)
         finally:
@@ -184,15 +195,14 @@ def main() -> int:
 
 
 def _run_all(report: Report, pending: list[Step], every: list[Step]) -> None:
-    if report.gpu:  # a CPU has its cores full with one
-        for step in pending:
-            for launch in step.launches:
-                report.launch(launch)
-    for step in pending:
+    for i, step in enumerate(pending):
         if report.left_s() < _LEAST_S:
             print("out of time", flush=True)
             return
         print(f"{step.name}: {step.what} ({report.left_s():.0f} s left)", flush=True)
+        if report.gpu:  # a CPU has its cores full with one
+            for launch in (launch for near in pending[i : i + 1 + _AHEAD] for launch in near.launches):
+                report.launch(launch)
         started = report.run(step)
         report.write(every)
         if not started and step.name == "default":

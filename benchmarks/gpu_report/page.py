@@ -23,7 +23,7 @@ def page(report: dict[str, Any]) -> str:
         _rope(_found(rows.get("rope"))),
         _memory(report["steps"]),
         _long(report["steps"]),
-        _speed(rows.get("speed")),
+        _speed(report["steps"]),
         _pictures(rows.get("picture path")),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -159,8 +159,10 @@ def _long(steps: list[dict[str, Any]]) -> str:
     return _table("One long request", head, lines) if lines else ""
 
 
-def _speed(row: dict[str, Any] | None) -> str:
-    cells = [cell for cell in _found(row).values() if "error" not in cell]
+def _speed(steps: list[dict[str, Any]]) -> str:
+    """Every closed loop of every step, by work and load, so that servers stand under one another."""
+    found = [cell for row in steps for cell in _found(row).values() if isinstance(cell, dict)]
+    cells = sorted((c for c in found if "concurrency" in c), key=lambda c: (c["work"], c["concurrency"]))
     if not cells:
         return ""
     head = [key.replace("_", " ") for key in cells[0]]

@@ -81,8 +81,8 @@ def speed(findings: Findings) -> None:
     """Closed loops on each server in turns; every request has pictures of its own."""
     from benchmarks.gpu_report.load import closed_loop
 
-    loads = (1, 8, 32) if findings.gpu else (1, 2)
-    cells = [(work, n) for n in loads for work in ("caption", "ocr", "vqa")] + [("first token", loads[-1])]
+    loads = (1, 8, 32, 4, 16, 2) if findings.gpu else (1, 2)
+    cells = [(work, n) for n in loads for work in ("caption", "ocr", "vqa")] + [("first token", max(loads))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         drawn = dict(zip(cells, pool.map(_draw, cells, repeat(findings.gpu)), strict=True))
     letters = {label: server.letter_tokens() for label, server in findings.servers.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,13 @@ def test_steps_on_a_large_and_a_small_gpu() -> None:
         assert len(set(names)) == len(names)
         assert len(set(labels)) == len(labels)
         assert {step.ask for step in every} <= STEPS.keys()
-    assert {step.name for step in large} - {step.name for step in small} == {"speed"}
+        assert all(step.limit_s <= 600 for step in every)
+    assert {step.name for step in large} - {step.name for step in small} == {
+        "speed",
+        "a10 speed",
+        "profile long",
+    }
+    assert {step.name for step in small} - {step.name for step in large} == {"speed, ours", "speed, stock"}
 
 
 class ScriptedServer:
@@ -104,7 +111,7 @@ class ScriptedServer:
         return Server(self.launch.label, "", "http://127.0.0.1:1")
 
     def describe(self, server: Server) -> dict[str, Any]:
-        return {"compiled": False}
+        return {"compiled": False, "start_s": 1.0, "plan": None, "account": {}, "actual": None}
 
     def stop(self) -> dict[str, Any]:
         return {"exit_code": 0}
@@ -158,9 +165,32 @@ def test_a_page_without_and_with_findings() -> None:
     report = {"written": "2026-11-29", "machine": machine, "versions": {}, "weights": "random"}
     assert "| default |" in page.page({**report, "steps": [row]})
     found = {"long request": asked, "structured output": wrong}
-    cells = {"ours": {"server": "ours", "work": "vqa"}, "stock": {"error": "it ended"}}
+    cells = {"ours": {"server": "ours", "work": "vqa", "concurrency": 8}, "stock": {"error": "it ended"}}
     speed = {**row, "step": "speed", "found": cells}
     text = page.page({**report, "steps": [{**row, "found": found}, speed]})
-    assert "| ours | vqa |" in text and "stock: it ended" in text
+    assert "| ours | vqa | 8 |" in text and "stock: it ended" in text
     assert "| default | 5,000 | 0.5 |" in text
     assert "structured output: not right" in text
+
+
+def test_a_report_that_was_cut_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ask(_: main.Report, step: Any, *__: Any) -> tuple[dict[str, Any], bool]:
+        asked.append(step.name)
+        return {}, step.name != "rope" or asked.count("rope") > 1  # cut off the first time
+
+    monkeypatch.setattr(main.Report, "_ask", ask)
+    monkeypatch.setattr(main, "WaitingServer", ScriptedServer)
+    monkeypatch.setattr(main, "find_device", lambda _: named_gpu("h200"))
+
+    def run(*arguments: str) -> int:
+        names = "kernels;rope"
+        monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path), "--steps", names, *arguments])
+        return main.main()
+
+    assert (run(), asked) == (1, ["kernels", "rope"])
+    run()
+    assert asked == ["kernels", "rope", "rope"]
+    run("--fresh")
+    assert asked[3:] == ["kernels", "rope"]
