@@ -30,7 +30,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak batch-soak gpu-report docs record lock image serve-image clean
+.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak batch-soak check-cuda gpu-report docs record lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -131,7 +131,14 @@ soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capa
 batch-soak: $(STAMP)  ## `phi-vision batch` with client and server killed in mid-run, and its memory over 100,000 items
 	$(BIN)/python -m benchmarks.studies.batch_soak $(ARGS)
 
-gpu-report: $(STAMP)  ## check and measure the model on this machine's GPU, half an hour at most
+CHECK_CUDA := .cuda-venv
+
+check-cuda:  ## whether vLLM's CUDA build takes what `serve` starts on common GPUs; needs none, but 12 GB of disk
+	@$(MAKE) --no-print-directory install ACCEL=cuda VENV=$(CHECK_CUDA)
+	@$(CHECK_CUDA)/bin/python -m pytest -q tests/contract
+	@$(CHECK_CUDA)/bin/python -m benchmarks.check_cuda $(ARGS)
+
+gpu-report: $(STAMP)  ## check and measure the model on this machine's GPU, an hour at most
 	@$(BIN)/python -m benchmarks.gpu_report $(ARGS)
 
 # $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.
@@ -157,5 +164,5 @@ serve-image:  ## serve from the container image, on all GPUs; weights and compil
 		--volume phi-vision-cache:/home/phi/.cache $(IMAGE) $(ARGS)
 
 clean:  ## remove the virtual environments and all caches of tools
-	rm -rf $(VENV) $(BENCH) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(VENV) $(BENCH) $(PEERS) $(CHECK_CUDA) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +
