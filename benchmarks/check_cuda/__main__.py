@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from phi_vision.planning.hardware import GPU_NAMES, installed_engine
+from phi_vision.planning.gpus import GPU_NAMES
+from phi_vision.planning.hardware import installed_engine
 
 from benchmarks.check_cuda.driver import build_driver
 from benchmarks.harness.machine import git_state, installed_versions, now

@@ -23,12 +23,15 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
 from phi_vision.planning.checkpoint import find_checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
-from phi_vision.planning.hardware import Device, named_gpu
+from phi_vision.planning.gpus import named_gpu
+from phi_vision.planning.hardware import Device
 from phi_vision.planning.installation import Installation
 from phi_vision.planning.launch_plan import LaunchPlan, make_launch_plan
 from phi_vision.planning.memory import MemoryPlan
 
 from benchmarks.check_cuda.combinations import combinations
+
+_CORES = 8  # of the card's machine
 
 
 def launch_plan(flags: Sequence[str], device: Device, checkpoint: str) -> LaunchPlan:
@@ -40,9 +43,8 @@ def launch_plan(flags: Sequence[str], device: Device, checkpoint: str) -> Launch
     options, rest = parser().parse_known_args(["serve", "--model", checkpoint, *flags])
     config = ServeConfig.from_flags(options, rest)
     given = EngineFlags.parse(config.vllm_args, os.environ)
-    return make_launch_plan(
-        config, given, device, find_checkpoint(config.model, None), Installation(flashinfer_can_sample=False)
-    )
+    model, installation = find_checkpoint(config.model, None), Installation(flashinfer_can_sample=False)
+    return make_launch_plan(config, given, device, model, installation, _CORES)
 
 
 def engine_config(argv: Sequence[str]) -> Any:

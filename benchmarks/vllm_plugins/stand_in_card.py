@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 
-from phi_vision.planning.hardware import named_gpu
+from phi_vision.planning.gpus import named_gpu
 from vllm.platforms.cuda import CudaPlatformBase
 from vllm.platforms.interface import DeviceCapability
 
-VARIABLE = "PHI_VISION_STAND_IN_CARD"  # environment: a name of `phi_vision.planning.hardware.GPU_NAMES`
+VARIABLE = "PHI_VISION_STAND_IN_CARD"  # environment: a name of `phi_vision.planning.gpus.GPU_NAMES`
 
 _CARD = named_gpu(os.environ[VARIABLE])
 

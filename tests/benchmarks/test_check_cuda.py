@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from phi_vision.planning.hardware import named_gpu
+from phi_vision.planning.gpus import named_gpu
 from phi_vision.planning.memory import KV_DTYPES, WEIGHTS_BITS
 from phi_vision.planning.profiles import PROFILES, Precision, precisions
 
