@@ -30,7 +30,7 @@ DAY_S = 24 * 3600
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_POLL_S", "_SWEEP_INTERVAL_S", "_RETRY_S"):
+    for name in ("_POLL_S", "_TAKE_UP_INTERVAL_S", "_SWEEP_INTERVAL_S", "_FAULT_WAIT_S", "_RETRY_S"):
         monkeypatch.setattr(runs, name, 0.01)
     monkeypatch.setattr(in_process_ask, "_RETRY_S", 0.01)
     monkeypatch.setattr(in_process_ask, "_NO_ROOM_WAIT_S", 0.01)
@@ -306,6 +306,35 @@ def test_one_of_several_processes_runs_a_batch(tmp_path: Path) -> None:
             assert second.batches.cancel(batch.id, second.owner).status == "cancelling"
             ended = await first.reaches(batch, "cancelled")
             assert second.get(batch) == ended and app.asked.count(0) == 1
+
+    run(scenario())
+
+
+def test_another_process_goes_on_where_one_has_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = App()
+        app.held = {1}
+        async with going(Server(tmp_path, app)) as second:
+            async with going(Server(tmp_path, app)) as first:
+                batch = first.start(range(3))
+                await eventually(lambda: 1 in app.asked)
+            app.held = set()
+            ended = await second.reaches(batch, "completed")
+            assert len(second.lines(ended.output_file_id)) == 3
+
+    run(scenario())
+
+
+def test_a_batch_that_has_ended_elsewhere_stays_as_it_is(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = App()
+        async with going(Server(tmp_path, app)) as server:
+            batch = server.start(range(2))
+            ended = await server.reaches(batch, "completed")
+            server.runs.start(batch)  # as it was read before it ended
+            await eventually(lambda: batch.id not in server.runs._running)
+            assert server.get(batch) == ended and sorted(app.asked) == [0, 1]
+            assert [path.name for path in server.batches.folder(batch).iterdir()] == ["batch.json"]
 
     run(scenario())
 

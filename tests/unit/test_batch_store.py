@@ -70,6 +70,28 @@ def test_a_new_batch_can_be_read_by_its_owner(stores: Stores) -> None:
         assert caught.value.status == 404
 
 
+def test_an_id_of_another_folder_is_told_from_one_that_never_was(stores: Stores, tmp_path: Path) -> None:
+    other = Stores(tmp_path / "other")
+    batch = other.add()
+    for act in (stores.batches.get, stores.batches.cancel):
+        with pytest.raises(RequestError, match="--files-folder") as caught:
+            act(batch.id, stores.owner)
+        assert caught.value.status == 421
+    with pytest.raises(RequestError) as caught:
+        stores.add(other.upload())
+    assert (caught.value.status, caught.value.param) == (421, "input_file_id")
+
+
+def test_a_batch_that_has_ended_is_not_read_again(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = stores.add(), stores.add()
+    assert set(stores.batches.unended()) == {first, second}
+    stores.end(first)
+    assert stores.batches.unended() == [second]
+    read = []
+    monkeypatch.setattr(batch_store, "_read", lambda folder: read.append(folder.name) or second)
+    assert stores.batches.unended() == [second] and read == [second.id]
+
+
 @pytest.mark.parametrize("batch_id", ["", "..", "../x", "batch_", "batch_" + "g" * 32, "draft-x"])
 def test_an_id_is_never_a_path(stores: Stores, batch_id: str) -> None:
     stores.add()

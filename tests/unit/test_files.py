@@ -80,6 +80,21 @@ def test_an_id_is_never_a_path(store: FileStore, file_id: str) -> None:
     assert caught.value.status == 404
 
 
+def test_an_id_of_another_folder_is_told_from_one_that_is_gone(store: FileStore, tmp_path: Path) -> None:
+    other = FileStore(Limits(files_folder=str(tmp_path / "other")))
+    for elsewhere, status in ((other, 421), (store, 404)):
+        file = put(elsewhere, elsewhere.owner("key"))
+        elsewhere.delete(file.id, elsewhere.owner("key"))
+        for act in (store.get, store.read, store.delete):
+            with pytest.raises(RequestError) as caught:
+                act(file.id, store.owner("key"))
+            assert caught.value.status == status
+            assert ("--files-folder" in str(caught.value)) == (status == 421)
+    with pytest.raises(RequestError) as caught:
+        store.get("file-" + "0" * 31, store.owner("key"))  # no id at all
+    assert caught.value.status == 404
+
+
 def test_a_deleted_file_is_gone(store: FileStore, tmp_path: Path) -> None:
     file = put(store, "o" * 32)
     store.delete(file.id, "o" * 32)

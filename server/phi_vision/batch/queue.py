@@ -59,6 +59,8 @@ class Queue:
 
     Args:
         path: the file, created if it is not there. The lock is beside it, with the suffix `.lock`.
+        exclusive: that nobody else may even read it meanwhile. SQLite then shares no memory with other
+            processes, which it cannot on a network's file system.
 
     Raises:
         QueueInUse: another process has it open.
@@ -66,8 +68,9 @@ class Queue:
         QueueError: here and in each method: see there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, exclusive: bool = False) -> None:
         self.path = path
+        self._exclusive = exclusive
         self._counts: Counts = dict.fromkeys(STATES, 0)
         self._guard = threading.RLock()
         self._opened = contextlib.ExitStack()
@@ -238,6 +241,8 @@ class Queue:
 
     def _prepare(self) -> None:
         """Create the tables, or see that they are ours, and put back what a process that died had asked."""
+        if self._exclusive:
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         with self.transaction():

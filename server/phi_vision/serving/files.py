@@ -25,12 +25,14 @@ from typing import IO
 
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
+from phi_vision.serving.ids import HEX, Ids
 
 MAX_FILES = 10_000
 PURPOSES = ("ocr", "user_data", "vision", "assistants", "batch")  # of uploads
 BATCHES = "batches"  # the subfolder of `batches.store`; what lies there takes room too
 
-_ID = re.compile(r"file-[0-9a-f]{32}")
+_PREFIX = "file-"
+_ID = re.compile(_PREFIX + HEX)
 _TOKEN = re.compile(rf"({_ID.pattern})\.([0-9a-f]{{32}})\.(\d{{1,12}})\.([0-9a-f]{{64}})")
 _SIGNED_URL = re.compile(rf"https?://[^?#]*/files/({_TOKEN.pattern})", re.IGNORECASE)
 _MAX_URL_CHARS = 4096
@@ -69,12 +71,15 @@ class FileStore:
         limits: where the folder is, how large it and its files may be, and how old files get.
     """
 
+    ids: Ids  # of all that is kept in the folder
+
     def __init__(self, limits: Limits) -> None:
         self.reason: str | None = None
         self.batches_folder = limits.files_path / BATCHES
         self._folder = limits.files_path
         self._max_bytes = int(limits.max_files_mb * 1e6)
         self._secret = b""
+        self.ids = Ids(b"")
         if self._max_bytes == 0:
             self.reason = "uploads are turned off here (--max-files-mb 0)"
             return
@@ -82,6 +87,7 @@ class FileStore:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self.locked():
                 self._secret = _read_or_make_secret(self._folder / "secret")
+            self.ids = Ids(self._secret)
         except OSError as error:
             self.reason = f"the folder for uploads cannot be used ({error.strerror}); see --files-folder"
 
@@ -120,7 +126,7 @@ class FileStore:
             purpose: one of `PURPOSES`, or `batch_output`.
             age_s: seconds after which it expires.
         """
-        file_id = f"file-{secrets.token_hex(16)}"
+        file_id = self.ids.new(_PREFIX)
         size = data.seek(0, os.SEEK_END)
         data.seek(0)
         now = int(time.time())
@@ -140,7 +146,7 @@ class FileStore:
         """A file, open at the beginning of its bytes.
 
         Raises:
-            RequestError: 404: this owner has no such file, or it has expired.
+            RequestError: 404: this owner has no such file, or it has expired; 421: it is of another folder.
         """
         missing = RequestError(f"there is no file {file_id[:100]!r}", status=404)
         with self.usable():
@@ -149,6 +155,7 @@ class FileStore:
             try:
                 opened = (self._folder / owner / file_id).open("rb")
             except FileNotFoundError:
+                self.ids.check(file_id)
                 raise missing from None
             with opened:
                 if os.fstat(opened.fileno()).st_mtime <= time.time():

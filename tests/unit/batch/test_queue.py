@@ -225,6 +225,19 @@ def test_it_may_be_read_while_it_is_open(queue: Queue, path: Path) -> None:
     reader.close()
 
 
+def test_alone_it_shares_no_memory_and_is_not_read(path: Path) -> None:
+    shared = path.with_name(f"{path.name}-shm")
+    with Queue(path, exclusive=True) as queue:
+        queue.add(items(2))
+        assert not shared.exists()
+        reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            reader.execute("SELECT * FROM items")
+        reader.close()
+    with Queue(path) as queue:
+        assert shared.exists() and queue.counts()["waiting"] == 2
+
+
 def test_a_full_disk_is_said_and_nothing_is_lost(queue: Queue, path: Path) -> None:
     queue.set_settings({"task": "ocr"})
     queue.add(items(10))

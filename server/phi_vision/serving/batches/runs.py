@@ -1,6 +1,7 @@
 """Runs the batches of this server, from their input file to their output files, and goes on after a restart.
 
-The process that opens the queue of a batch runs it; with several API processes the others find it locked.
+The process that opens the queue of a batch runs it. Other API processes, and other servers with the same
+folder, find it locked, and try again: they go on with the batch soon after that process has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from phi_vision.serving.files import FileStore
 from phi_vision.serving.lifecycle import Lifecycle
 
 _POLL_S = 1.0  # whether a batch was cancelled or has expired
-_SWEEP_INTERVAL_S = 300.0  # also until a batch that could not go on is tried again
+_TAKE_UP_INTERVAL_S = 5.0
+_SWEEP_INTERVAL_S = 300.0
+_FAULT_WAIT_S = 300.0  # until a batch that could not go on is tried again
 _RETRY_S = 60.0  # until there may be room for output files
 
 logger = logging.getLogger("vllm.phi_vision.batches")
@@ -117,16 +120,31 @@ class BatchRuns:
         self._running: dict[str, tuple[_Run, asyncio.Task[None]]] = {}
 
     async def keep_going(self) -> None:
-        """Take up what an earlier start has left, and delete what is old, until the server stops."""
+        """Take up what nobody runs, and delete what is old, until the server stops."""
+        if self._files.reason:
+            return  # which is logged where files are kept
         await self._lifecycle.serving()
+        await asyncio.gather(
+            self._repeat(self._take_up, _TAKE_UP_INTERVAL_S), self._repeat(self._sweep, _SWEEP_INTERVAL_S)
+        )
+
+    async def _repeat(self, work: Callable[[], Coroutine[Any, Any, None]], interval_s: float) -> None:
+        said = ""
         while not self._stopping.is_set():
             try:
-                await asyncio.to_thread(self._store.sweep)
-                for batch in await asyncio.to_thread(self._store.unended):
-                    self.start(batch)
+                await work()
             except RequestError as error:
-                logger.warning("batches cannot be run: %s", error)
-            await self._pause(_SWEEP_INTERVAL_S)
+                if str(error) != said:
+                    logger.warning("batches cannot be run: %s", error)
+                said = str(error)
+            await self._pause(interval_s)
+
+    async def _take_up(self) -> None:
+        for batch in await asyncio.to_thread(self._store.unended):
+            self.start(batch)
+
+    async def _sweep(self) -> None:
+        await asyncio.to_thread(self._store.sweep)
 
     def start(self, batch: Batch) -> None:
         """Run a batch, unless it is run here already or its owner's key is no longer one."""
@@ -149,16 +167,22 @@ class BatchRuns:
     async def _work(self, run: _Run) -> None:
         path = self._store.folder(run.batch) / "queue.sqlite"
         try:
-            with await asyncio.to_thread(Queue, path) as queue:
-                await self._advance(run, queue)
+            with await asyncio.to_thread(Queue, path, exclusive=True) as queue:
+                # It may have gone on elsewhere since it was read.
+                run.batch = await asyncio.to_thread(self._store.get, run.batch.id, run.batch.owner)
+                if not run.batch.has_ended:
+                    await self._advance(run, queue)
             if run.batch.has_ended:
                 await asyncio.to_thread(self._store.clean, run.batch)
         except QueueInUse:
             pass  # another process runs it
-        except PhiVisionError as error:
-            logger.error("the batch %s has stopped, and goes on later: %s", run.batch.id, error)
-        except Exception:
-            logger.exception("the batch %s has stopped, and goes on later", run.batch.id)
+        except Exception as error:
+            unforeseen = None if isinstance(error, PhiVisionError) else error
+            logger.error(
+                "the batch %s has stopped, and goes on later: %s", run.batch.id, error, exc_info=unforeseen
+            )
+            run.items.show({})
+            await self._pause(_FAULT_WAIT_S)
         finally:
             run.items.show({})
 

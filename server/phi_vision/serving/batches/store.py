@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any, Literal
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.serving.files import FileStore
+from phi_vision.serving.ids import HEX
 
 MAX_KEPT = 10_000  # of all owners, those that have ended included
 WINDOW_S = 24 * 3600
@@ -32,7 +32,8 @@ Status = Literal[
 ]
 ENDED: tuple[Status, ...] = ("completed", "failed", "expired", "cancelled")
 
-_ID = re.compile(r"batch_[0-9a-f]{32}")
+_PREFIX = "batch_"
+_ID = re.compile(_PREFIX + HEX)
 _STATE = "batch.json"
 _INPUT = "input"
 _CANCEL = "cancel"
@@ -119,6 +120,7 @@ class BatchStore:
         self._max_batches = limits.max_batches
         self._max_age_s = limits.max_file_age_s
         self._clock = clock
+        self._done_with: set[str] = set()  # ids of batches that `unended` need not read again
 
     def add(
         self,
@@ -132,11 +134,11 @@ class BatchStore:
         """A new batch of an uploaded file.
 
         Raises:
-            RequestError: 404: there is no such file; 429: the owner has too many batches; 503: no room.
+            RequestError: 404, 421: there is no such file; 429: the owner has too many batches; 503: no room.
         """
         now = int(self._clock())
         batch = Batch(
-            id=f"batch_{secrets.token_hex(16)}",
+            id=self._files.ids.new(_PREFIX),
             owner=owner,
             endpoint=endpoint,
             input_file_id=input_file_id,
@@ -159,7 +161,7 @@ class BatchStore:
                     self._check_room(owner)
                     draft.rename(folder)
             except RequestError as error:
-                if error.status in (400, 404):
+                if error.status in (400, 404, 421):
                     error.param = "input_file_id"
                 raise
             finally:
@@ -167,13 +169,14 @@ class BatchStore:
         return batch
 
     def get(self, batch_id: str, owner: str) -> Batch:
-        """A batch; raises a 404 where this owner has none of that id."""
+        """A batch; raises a 404 where this owner has none of that id, a 421 if it is of another folder."""
         with self._files.usable():
             if not _ID.fullmatch(batch_id):
                 raise _missing(batch_id)
             try:
                 return _read(self._folder / owner / batch_id)
             except FileNotFoundError:
+                self._files.ids.check(batch_id)
                 raise _missing(batch_id) from None
 
     def of_owner(self, owner: str) -> list[Batch]:
@@ -183,12 +186,18 @@ class BatchStore:
         return sorted(found, key=lambda batch: (-batch.created_at, batch.id))
 
     def unended(self) -> list[Batch]:
-        """The batches of all owners that have not ended, the oldest first."""
+        """The batches of all owners that have not ended, the oldest first; cheap enough for every second."""
+        found, done_with = [], set()
         with self._files.usable():
-            found = [batch for owner in self._owners() for batch in self._batches(owner)]
-        return sorted(
-            (batch for batch in found if not batch.has_ended), key=lambda batch: (batch.created_at, batch.id)
-        )
+            for owner in self._owners():
+                for name in self._names(owner):
+                    batch = None if name in self._done_with else self._read_if_there(owner, name)
+                    if batch is None or batch.has_ended:
+                        done_with.add(name)
+                    else:
+                        found.append(batch)
+        self._done_with = done_with
+        return sorted(found, key=lambda batch: (batch.created_at, batch.id))
 
     def write(self, batch: Batch) -> None:
         """Keep how a batch stands; it survives a power cut. Only by the process that has its queue open."""
@@ -262,12 +271,19 @@ class BatchStore:
     def _owners(self) -> list[str]:
         return os.listdir(self._folder) if self._folder.exists() else []
 
-    def _batches(self, owner: str) -> Iterator[Batch]:
+    def _names(self, owner: str) -> list[str]:
         folder = self._folder / owner
-        for name in os.listdir(folder) if folder.exists() else ():
-            with contextlib.suppress(FileNotFoundError):  # deleted just now
-                if _ID.fullmatch(name):
-                    yield _read(folder / name)
+        return [name for name in os.listdir(folder) if _ID.fullmatch(name)] if folder.exists() else []
+
+    def _batches(self, owner: str) -> Iterator[Batch]:
+        for name in self._names(owner):
+            if (batch := self._read_if_there(owner, name)) is not None:
+                yield batch
+
+    def _read_if_there(self, owner: str, name: str) -> Batch | None:
+        with contextlib.suppress(FileNotFoundError):  # deleted just now
+            return _read(self._folder / owner / name)
+        return None
 
 
 def _read(folder: Path) -> Batch:

@@ -19,6 +19,7 @@ _REASONS: Mapping[int, RefusalReason] = {
     404: "not_found",
     408: "too_slow",
     413: "too_large",
+    421: "misdirected",
     429: "busy",
     503: "unavailable",
 }

@@ -78,6 +78,7 @@ async def list_batches(request: Request, query: Annotated[_ListQuery, Query()]) 
     """The batches that this key has made, the newest first."""
     found = await asyncio.to_thread(_store(request).of_owner, owner_of(request))
     if query.after is not None:
+        request.app.state.phi_vision_files.ids.check(query.after)
         ids = [batch.id for batch in found]
         found = found[ids.index(query.after) + 1 :] if query.after in ids else []
     shown = [batch.describe() for batch in found[: query.limit]]

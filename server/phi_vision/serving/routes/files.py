@@ -131,6 +131,7 @@ async def list_files(request: Request, query: Annotated[_ListQuery, Query()]) ->
     ]
     total = len(found)
     if query.after is not None:
+        _store(request).ids.check(query.after)
         ids = [file.id for file in found]
         found = found[ids.index(query.after) + 1 :] if query.after in ids else []
     found = found[query.page * query.page_size :]
@@ -178,6 +179,7 @@ async def download_signed(request: Request, token: str) -> Response:
     store = _store(request)
     signed = store.signed_token(token)
     if signed is None:
+        store.ids.check(token.partition(".")[0])
         raise RequestError("there is no such file", status=404)
     return await _download(store, *signed)
 
