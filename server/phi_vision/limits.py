@@ -102,8 +102,8 @@ class Limits(Settings):
     )
     max_num_queued_reqs: int | None = setting(
         None,
-        "HTTP requests at work or waiting in each API process at most, the next one gets 429; it replaces "
-        "vLLM's flag of this name, which answers 503; default: twice what the KV cache holds",
+        "HTTP requests at work or waiting at most, of all API processes together; the next one gets 429. It "
+        "replaces vLLM's flag of this name, which answers 503; default: twice what the KV caches hold",
         unit="N",
         ge=1,
         le=49_999,

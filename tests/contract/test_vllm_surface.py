@@ -207,6 +207,15 @@ def test_signals_are_taken_over_once_the_server_is_known() -> None:
     assert "await" not in between
 
 
+def test_the_handler_that_stops_several_api_processes_is_set_before_the_server_is() -> None:
+    """`server_start` keeps the handler that it finds, and calls it at the first signal."""
+    from vllm.entrypoints.cli import serve
+
+    source = inspect.getsource(serve.run_multi_api_server)
+    assert source.index("signal.signal(signal.SIGTERM") < source.index("setup_server(")
+    assert source.index("setup_server(") < source.index("wait_for_completion_or_failure(")
+
+
 def test_what_a_router_adds_changes_nothing() -> None:
     from phi_vision.tasks.router_fields import FOREIGN_DEFAULTS, SHARED_DEFAULTS
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest

@@ -57,6 +57,14 @@ START = [
     Name("vllm.logger", "init_logger", "a log with vLLM's handlers", ("name",)),
     Name("vllm.entrypoints.launchers", "launcher", "its names are replaced"),
     Name("vllm.entrypoints.launchers.api_server", "entry", "its names are replaced"),
+    Name("vllm.entrypoints.cli", "serve", "its names are replaced"),
+    Name("vllm.entrypoints.cli.serve", "setup_server", "replaced as that of `entry`", ("args", "reuse_port")),
+    Name(
+        "vllm.entrypoints.cli.serve",
+        "wait_for_completion_or_failure",
+        "wrapped: a second signal ends the wait for several API processes",
+        ("api_server_manager", "engine_manager", "coordinator"),
+    ),
     Name(
         "vllm.entrypoints.launchers.launcher",
         "create_server_socket",
@@ -136,7 +144,21 @@ CONFIG = [
     ),
     *members("vllm.config", "SchedulerConfig", "the queue's limit", "async_scheduling", "max_num_seqs"),
     *members("vllm.config", "ParallelConfig", "whether /scale_elastic_ep can work", "enable_elastic_ep"),
-    *members("vllm.config", "ParallelConfig", "each API process has its part", "_api_process_count"),
+    *members(
+        "vllm.config",
+        "ParallelConfig",
+        "each API process has its part",
+        "_api_process_count",
+        "_api_process_rank",
+    ),
+    *members(
+        "vllm.config",
+        "ParallelConfig",
+        "how many engines there are",
+        "data_parallel_size",
+        "data_parallel_size_local",
+        "local_engines_only",
+    ),
     *members(
         "vllm.config",
         "MultiModalConfig",
@@ -691,7 +713,6 @@ NAMES = [*START, *CONFIG, *ENGINE, *STRUCTURED_OUTPUTS, *ROUTES, *PICTURES, *MOD
 ARGUMENTS = (
     "allowed_origins",
     "api_key",
-    "data_parallel_multi_port_external_lb",
     "grpc",
     "headless",
     "host",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +30,7 @@ def app(keys: list[str] | None, full: bool = False, check: Any = lambda path, bo
     args = Namespace(api_key=keys, host="127.0.0.1", allowed_origins=[])
     built = FastAPI(middleware=middleware(args, Limits(max_body_mb=0.01)))
     built.state.phi_vision_lifecycle = SimpleNamespace(
-        admission_error=lambda: FULL if full else None, count_request=nullcontext
+        admit=lambda: FULL if full else None, leave=lambda: None
     )
     built.state.phi_vision_body_limits = SimpleNamespace(parse=json.loads)
     built.state.phi_vision_field_rules = SimpleNamespace(check=check)

@@ -88,7 +88,12 @@ def test_a_batch_that_has_ended_is_not_read_again(stores: Stores, monkeypatch: p
     stores.end(first)
     assert stores.batches.unended() == [second]
     read = []
-    monkeypatch.setattr(batch_store, "_read", lambda folder: read.append(folder.name) or second)
+
+    def look(folder: Path) -> Batch:
+        read.append(folder.name)
+        return second
+
+    monkeypatch.setattr(batch_store, "_read", look)
     assert stores.batches.unended() == [second] and read == [second.id]
 
 

@@ -164,9 +164,7 @@ def test_each_engine_of_several_is_fed() -> None:
     assert plan.front_end.rates[0].gpu == close(4 * (one.rates[0].gpu or 0))
 
 
-@pytest.mark.parametrize(
-    "flags", [("--headless",), ("--data-parallel-external-lb",), ("--data-parallel-rank", "1")]
-)
+@pytest.mark.parametrize("flags", [("--headless",), ("--data-parallel-size-local", "1")])
 def test_front_ends_elsewhere_are_not_planned(flags: tuple[str, ...]) -> None:
     plan = launch(H100, *flags)
     assert plan.front_end is None and "front end" not in plan.summary

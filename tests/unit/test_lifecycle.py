@@ -65,7 +65,7 @@ class Running:
         return asyncio.create_task(self.http.post("/slow", json={}))
 
     async def at_work(self, count: int) -> None:
-        await eventually(lambda: self.lifecycle._in_flight == count)
+        await eventually(lambda: self.lifecycle.num_requests == count)
 
     async def status(self, path: str) -> int:
         return (await self.http.get(path)).status_code
@@ -313,21 +313,3 @@ def test_a_dead_engine_is_neither_alive_nor_ready(monkeypatch: pytest.MonkeyPatc
             assert await server.status("/livez") == 503 and await server.status("/readyz") == 503
 
     run(scenario())
-
-
-def test_as_many_requests_run_at_once_as_the_cache_holds() -> None:
-    @dataclass
-    class Config:
-        max_num_seqs: int = 256
-        kv_cache_size_tokens: int | None = 30_000
-        num_gpu_blocks: int = 0
-        block_size: int = 16
-
-        cache_config = scheduler_config = property(lambda self: self)
-
-    config: Any = Config()
-    assert lifecycle.max_running(config, 3000) == 10
-    config.max_num_seqs = 4
-    assert lifecycle.max_running(config, 3000) == 4
-    config.kv_cache_size_tokens, config.num_gpu_blocks = None, 100
-    assert lifecycle.max_running(config, 3000) == 1

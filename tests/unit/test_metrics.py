@@ -67,6 +67,6 @@ def test_several_api_processes_are_added_up(tmp_path: Path) -> None:
             process.communicate("")
     assert total(found, "phi_vision_requests_total", route="/v1/ocr", task="ocr", status="2xx") == 2
     assert total(found, "phi_vision_requests_in_flight") == 2
-    assert total(found, "phi_vision_requests_limit") == 8
+    assert total(found, "phi_vision_requests_limit") == 4
     assert total(found, "phi_vision_stage_seconds_count", stage="draw") == 2
     assert not [sample.labels for sample in found if "pid" in sample.labels]

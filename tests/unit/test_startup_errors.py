@@ -152,6 +152,20 @@ def test_an_engine_that_the_system_killed_is_out_of_memory(tmp_path: Path) -> No
     assert "not enough memory" in str(error) and error.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("vllm_says", "said"),
+    [
+        ("Process ApiServer_1 (PID: 7) died with exit code -9", "ApiServer_1 died with exit code -9;"),
+        ("Engine core process EngineCore_DP0 died unexpectedly.", "EngineCore_DP0 died unexpectedly;"),
+    ],
+)
+def test_one_of_several_processes_that_dies_later_is_no_mistake_of_the_user(
+    vllm_says: str, said: str, tmp_path: Path
+) -> None:
+    error = diagnose(RuntimeError(vllm_says), tmp_path / "none")
+    assert said in str(error) and error.exit_code == 3
+
+
 def test_the_hub_may_be_gone_after_the_first_start(tmp_path: Path) -> None:
     """A repository that is whole in the cache is served from there when no hub answers."""
     repository = tmp_path / "hub" / "models--somebody--some-model"

@@ -21,6 +21,14 @@ from phi_vision.planning.hardware import Device
 # (`--hf-overrides.KEY VALUE`), the form in which vLLM merges them.
 _MERGED_FLAGS = ("--hf-overrides", "--override-generation-config")
 
+_NUMBERS_OF_PROCESSES = {
+    "tensor_parallel_size": "-tp",
+    "pipeline_parallel_size": "-pp",
+    "data_parallel_size": "-dp",
+    "data_parallel_size_local": "-dpl",
+    "api_server_count": "-asc",
+}
+
 _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -31,7 +39,7 @@ class EngineFlags:
     Args:
         argv: the flags as vLLM gets them, in the order given.
         names: the long names of all flags in `argv`, with dashes. Of `--name.key` both that and `--name`.
-        variables: names of environment variables that are set.
+        variables: names of environment variables that are set, to something.
         quantization: of the weights.
         revision: of the model on the hub.
         kv_cache_dtype: of the KV cache.
@@ -44,8 +52,12 @@ class EngineFlags:
         tensor_parallel_size: GPUs that share each layer.
         pipeline_parallel_size: GPUs that share the layers out.
         data_parallel_size: engines, each with the whole model.
-        api_server_count: API processes.
+        data_parallel_size_local: how many of them are on this machine.
+        api_server_count: processes that answer requests.
+        keeps_responses: `VLLM_ENABLE_RESPONSES_API_STORE`.
         cpu_kv_cache_gib: size of the KV cache on a CPU, `VLLM_CPU_KVCACHE_SPACE`.
+        cpu_cores: of each engine's process, `VLLM_CPU_OMP_THREADS_BIND`.
+        cpu_reserved_cores: for all else, `VLLM_CPU_NUM_OF_RESERVED_CPU`.
         plugins: the vLLM plugins to load, `VLLM_PLUGINS`.
         use_flashinfer_sampler: `VLLM_USE_FLASHINFER_SAMPLER`.
     """
@@ -65,8 +77,12 @@ class EngineFlags:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
+    data_parallel_size_local: int | None = None
     api_server_count: int | None = None
+    keeps_responses: bool = False
     cpu_kv_cache_gib: int | None = None
+    cpu_cores: str | None = None
+    cpu_reserved_cores: int | None = None
     plugins: tuple[str, ...] | None = None
     use_flashinfer_sampler: bool | None = None
 
@@ -97,17 +113,21 @@ class EngineFlags:
         parsed, _ = _parser().parse_known_args(argv := with_dashes(argv))
         if parsed.config is not None:
             raise UsageError("--config is not read here: give its flags on the command line")
+        if _is_on(environ, "VLLM_USE_RUST_FRONTEND"):
+            raise UsageError("VLLM_USE_RUST_FRONTEND: vLLM's other server has no routes and limits of ours")
         del parsed.config
         argv = _split_merged_flags(argv)
-        flashinfer = environ.get("VLLM_USE_FLASHINFER_SAMPLER")
         plugins = environ.get("VLLM_PLUGINS")
         return cls(
             argv=tuple(argv),
             names=_names(argv, parsed),
-            variables=frozenset(environ),
-            cpu_kv_cache_gib=_whole_gib(environ, "VLLM_CPU_KVCACHE_SPACE"),
+            variables=frozenset(name for name, value in environ.items() if value),
+            keeps_responses=_is_on(environ, "VLLM_ENABLE_RESPONSES_API_STORE") or False,
+            cpu_kv_cache_gib=_whole(environ, "VLLM_CPU_KVCACHE_SPACE", "whole GiB"),
+            cpu_cores=environ.get("VLLM_CPU_OMP_THREADS_BIND") or None,
+            cpu_reserved_cores=_whole(environ, "VLLM_CPU_NUM_OF_RESERVED_CPU", "a number of cores"),
             plugins=None if plugins is None else tuple(filter(None, plugins.split(","))),
-            use_flashinfer_sampler=None if flashinfer is None else flashinfer not in ("", "0"),
+            use_flashinfer_sampler=_is_on(environ, "VLLM_USE_FLASHINFER_SAMPLER"),
             **{name: value for name, value in vars(parsed).items() if value is not None},
         )
 
@@ -138,10 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-num-batched-tokens", type=_count_with_suffix)
     parser.add_argument("--kv-cache-memory-bytes", type=_count_with_suffix)
     parser.add_argument("--mm-processor-cache-gb", type=_gib, dest="mm_processor_cache_gib")
-    parser.add_argument("--tensor-parallel-size", "-tp", type=_count)
-    parser.add_argument("--pipeline-parallel-size", "-pp", type=_count)
-    parser.add_argument("--data-parallel-size", "-dp", type=_count)
-    parser.add_argument("--api-server-count", "-asc", type=_count)
+    for name, short in _NUMBERS_OF_PROCESSES.items():
+        parser.add_argument("--" + name.replace("_", "-"), short, type=_count)
     return parser
 
 
@@ -171,13 +189,19 @@ def _gib(text: str) -> float:
     return size
 
 
-def _whole_gib(environ: Mapping[str, str], name: str) -> int | None:
+def _whole(environ: Mapping[str, str], name: str, what: str) -> int | None:
     text = environ.get(name)
     if not text:
         return None
     if not text.isdecimal():
-        raise UsageError(f"{name} must be whole GiB, not {text!r}")
+        raise UsageError(f"{name} must be {what}, not {text!r}")
     return int(text)
+
+
+def _is_on(environ: Mapping[str, str], name: str) -> bool | None:
+    """A switch, 1 or 0; None where it is not set."""
+    text = environ.get(name)
+    return None if text is None else text not in ("", "0")
 
 
 def _split_merged_flags(argv: Sequence[str]) -> list[str]:
@@ -205,9 +229,6 @@ def _names(argv: Sequence[str], parsed: argparse.Namespace) -> frozenset[str]:
     """Of all flags; those with a short name are known by what was parsed."""
     names = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
     names |= {name.partition(".")[0] for name in names}
-    aliased = (
-        *("quantization", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
-        "api_server_count",
-    )
+    aliased = ("quantization", *_NUMBERS_OF_PROCESSES)
     names |= {"--" + name.replace("_", "-") for name in aliased if getattr(parsed, name) is not None}
     return frozenset(names)

@@ -1,8 +1,7 @@
 """The front end beside the GPU: pictures a second, and how many processes receive and draw them. Pure.
 
-More API processes than one cost something: each has its own queue and its own cache of pictures, and vLLM
-then sends a picture to the engine each time it is asked about. So there are more only where one would be the
-limit.
+More API processes than one cost something: each has its own cache of pictures, and vLLM then sends a picture
+to the engine each time it is asked about. So there are more only where one would be the limit.
 """
 
 from __future__ import annotations
@@ -28,11 +27,7 @@ ANSWER_TOKENS = 16  # a caption in a line: with longer answers the GPU takes few
 _BUSY = 0.8  # share of its time that an API process may be at work: beyond it, requests wait for one another
 
 # With these flags vLLM's API processes are elsewhere, or of another kind.
-_OTHER_FRONT_ENDS = {
-    *("--headless", "--grpc", "--data-parallel-rank", "--data-parallel-start-rank"),
-    *("--data-parallel-size-local", "--data-parallel-hybrid-lb", "--data-parallel-external-lb"),
-    "--data-parallel-multi-port-external-lb",
-}
+_OTHER_FRONT_ENDS = {"--headless", "--grpc", "--data-parallel-start-rank", "--data-parallel-size-local"}
 
 
 @dataclass(frozen=True)

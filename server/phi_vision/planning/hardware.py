@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi_vision.cores import own_cores
 from phi_vision.errors import UsageError
 
 MIB = 1 << 20
@@ -31,6 +32,7 @@ class Device:
     free_bytes: int | None = None  # of its memory, now; None: all of it
     has_avx512: bool = True  # of a CPU
     has_fast_bfloat16: bool = True  # of a CPU: whether bfloat16 is not many times slower than float32
+    cores: tuple[int, ...] = ()  # of a CPU, those that this process may use, neighbours side by side
 
     @property
     def attention_backend(self) -> str:
@@ -126,7 +128,22 @@ def processor(kind: str = "cpu") -> Device:
         free_bytes=_free_bytes(total_bytes),
         has_avx512=avx512,
         has_fast_bfloat16=avx512 or machine not in ("x86_64", "AMD64"),
+        cores=_cores(),
     )
+
+
+def _cores() -> tuple[int, ...]:
+    """One number of each physical core, as vLLM takes them: the last of its threads; by NUMA node."""
+    found: dict[tuple[int, str], int] = {}
+    for number in own_cores():
+        folder = Path(f"/sys/devices/system/cpu/cpu{number}")
+        nodes = [int(path.name.removeprefix("node")) for path in folder.glob("node[0-9]*")]
+        try:
+            threads = (folder / "topology/thread_siblings_list").read_text()
+        except OSError:  # hidden in some containers
+            threads = str(number)
+        found[min(nodes, default=0), threads] = number
+    return tuple(number for _, number in sorted((node, number) for (node, _), number in found.items()))
 
 
 def _has_avx512() -> bool:

@@ -17,7 +17,8 @@ from phi_vision.planning.engine_flags import EngineFlags
 from phi_vision.planning.front_end import FrontEnd, plan_front_end
 from phi_vision.planning.hardware import GIB, Device
 from phi_vision.planning.installation import Installation
-from phi_vision.planning.planner import Candidate, choose, picture_cache_gib, plan_candidates, skip_reason
+from phi_vision.planning.planner import Candidate, choose, plan_candidates, skip_reason
+from phi_vision.planning.processes import CORES_VARIABLE, Processes
 from phi_vision.planning.profiles import PUBLISHED
 from phi_vision.spec import PHI_3_5_VISION
 from phi_vision.tasks.presets import model_names
@@ -38,8 +39,7 @@ _OTHER_DOWNLOADS = {
 }
 # With these the server listens elsewhere, or with TLS.
 _OTHER_PORTS = {
-    *("--uds", "--grpc", "--headless", "--data-parallel-multi-port-external-lb"),
-    *("--ssl-keyfile", "--ssl-certfile"),
+    *("--uds", "--grpc", "--headless", "--ssl-keyfile", "--ssl-certfile"),
 }
 
 Flag = tuple[str, ...]  # its name and its values
@@ -101,10 +101,13 @@ def make_launch_plan(
         UsageError: nothing that was asked for fits, or settings exclude one another.
     """
     flags = flags.for_device(device)
+    processes = Processes.of(flags)
+    bound = processes.cores(flags, device)
     reason = skip_reason(flags, device)
     if reason and config.profile != "auto":
         raise UsageError(f"--profile {config.profile} needs a memory plan, but {reason}")
-    memory = None if reason else choose(plan_candidates(config, flags, device, checkpoint.dimensions), device)
+    part = processes.engines_part(device)
+    memory = None if reason else choose(plan_candidates(config, flags, part, checkpoint.dimensions), part)
     if memory is not None:
         config = replace(config, max_model_len=memory.plan.max_model_len)
     model, plan = checkpoint.dimensions, memory.plan if memory else None
@@ -115,7 +118,7 @@ def make_launch_plan(
         *engine_flags(config, flags, device, memory),
         *_front_end_flags(front_end, flags),
     ]
-    env = _environment(flags, device, installation, memory)
+    env = _environment(flags, device, installation, memory, bound)
     return LaunchPlan(
         argv=(checkpoint.path, *_flat(ours, flags), *flags.argv),
         env=env,
@@ -128,6 +131,7 @@ def make_launch_plan(
             checkpoint,
             {
                 "device": _device_row(device),
+                "engines": processes.engines_row(bound),
                 "dtype": _dtype_row(flags),
                 "attention": flags.attention_backend or _attention_backend(flags, device, memory),
                 "context": f"{config.context} tokens",
@@ -166,7 +170,7 @@ def engine_flags(
     if device.kind == "cpu":
         if flags.dtype is not None:
             engine.append(("--dtype", flags.dtype))
-        engine.append(("--mm-processor-cache-gb", f"{picture_cache_gib(flags):g}"))
+        engine.append(("--mm-processor-cache-gb", f"{Processes.of(flags).picture_cache_gib(flags):g}"))
         if _COMPILES not in flags.names:
             engine.append(("--enforce-eager",))  # compiling takes minutes and gains little on a CPU
     if memory is None:
@@ -246,7 +250,11 @@ def _attention_backend(flags: EngineFlags, device: Device, memory: Candidate | N
 
 
 def _environment(
-    flags: EngineFlags, device: Device, installation: Installation, memory: Candidate | None
+    flags: EngineFlags,
+    device: Device,
+    installation: Installation,
+    memory: Candidate | None,
+    bound_cores: str | None,
 ) -> dict[str, str]:
     """What vLLM and our plugins read from the environment, where the user has not set it."""
     plugins = installation.plugins if flags.plugins is None else flags.plugins
@@ -262,6 +270,8 @@ def _environment(
             # Eager mode leaves one function compiled: the first request for logprobs, which reading a page
             # is, would hold up the engine for 7 to 30 s.
             defaults["TORCHDYNAMO_DISABLE"] = "1"
+    if bound_cores is not None:
+        defaults[CORES_VARIABLE] = bound_cores
     if device.kind == "cuda" and not installation.flashinfer_can_sample:
         defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     return {

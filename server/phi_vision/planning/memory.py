@@ -76,7 +76,7 @@ class MemoryPlan:
     text_weights_bytes: int
     vision_weights_bytes: int
     activations_bytes: int
-    runtime_bytes: int  # on a CPU with the cache of processed pictures
+    runtime_bytes: int  # on a CPU with the caches of processed pictures
     kv_available_bytes: int  # never below zero
     kv_bytes_per_token: int
     block_tokens: int
@@ -133,7 +133,7 @@ def memory_plan(
     max_model_len: int,
     limits: EngineLimits,
     context_limit: int,
-    picture_cache_bytes: int = 0,
+    beside_bytes: int = 0,
     kv_cap_bytes: int | None = None,
 ) -> MemoryPlan:
     """Plan one setting.
@@ -148,13 +148,13 @@ def memory_plan(
         max_model_len: context in tokens that must fit.
         limits: of the engine.
         context_limit: tokens that model and profile allow at most.
-        picture_cache_bytes: vLLM's cache of processed pictures, where it lies in the same memory.
+        beside_bytes: of what else lies in the same memory: vLLM's caches of pictures, more API processes.
         kv_cap_bytes: the KV cache is no larger than this, even if there is room.
     """
     text = text_weights_bytes(model, weights, limits.element_bytes)
     vision = model.vision_params * limits.element_bytes
     activations = activations_bytes(model, limits)
-    runtime = RUNTIME_BYTES[device_kind] + picture_cache_bytes
+    runtime = RUNTIME_BYTES[device_kind] + beside_bytes
     available = max(0, budget_bytes - text - vision - activations - runtime)
     if kv_cap_bytes is not None:
         available = min(available, kv_cap_bytes)

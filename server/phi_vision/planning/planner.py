@@ -21,14 +21,12 @@ from phi_vision.planning.memory import (
     kv_bytes_per_token,
     memory_plan,
 )
+from phi_vision.planning.processes import Processes
 from phi_vision.planning.profiles import PROFILES, QUALITY_SECTION, Precision, precisions
 from phi_vision.spec import PHI_3_5_VISION, Dimensions
 
 # A CPU's memory is not the server's alone: the cache holds this many requests of full length, no more.
 _CPU_FULL_REQUESTS = 4
-
-# vLLM keeps processed pictures in RAM, up to 4 GiB by default: too much where the model is there too.
-_CPU_PICTURE_CACHE_GIB = 1.0
 
 # vLLM's own names of KV dtypes that are the same to us.
 _KV_ALIASES = {"auto": "bf16", "bfloat16": "bf16", "fp8": "fp8_e4m3"}
@@ -69,6 +67,12 @@ def plan_candidates(
 ) -> list[Candidate]:
     """A plan for each precision that may be taken, in the order in which they are tried.
 
+    Args:
+        config: our own settings.
+        flags: vLLM's.
+        device: what one engine has, see `Processes.engines_part`.
+        model: its dimensions.
+
     Raises:
         UsageError: the profile does not allow the context, a flag for vLLM cannot be planned with, or the
             device has no kernels for any of the precisions.
@@ -76,7 +80,7 @@ def plan_candidates(
     max_model_len = _context_tokens(config, model)
     limits = engine_limits(flags, device, max_model_len, config.most_crops)
     budget_bytes = memory_budget(device, config.gpu_memory_utilization).bytes
-    picture_cache_bytes = round(picture_cache_gib(flags) * GIB) if device.kind == "cpu" else 0
+    beside_bytes = Processes.of(flags).bytes_beside_engine(flags) if device.kind == "cpu" else 0
     found = []
     for profile, precision in _allowed(flags, device, precisions(config.profile, device)):
         plan = memory_plan(
@@ -89,7 +93,7 @@ def plan_candidates(
             max_model_len=max_model_len,
             limits=limits,
             context_limit=min(model.max_position, _profile_tokens(profile)),
-            picture_cache_bytes=picture_cache_bytes,
+            beside_bytes=beside_bytes,
             kv_cap_bytes=_kv_cap_bytes(flags, device, model, precision, max_model_len, limits),
         )
         _check_cache_size(plan, flags, device)
@@ -137,11 +141,6 @@ def _no_kernels_message(config: ServeConfig, flags: EngineFlags, device: Device)
     if not pairs:
         return f"nothing of --profile {config.profile} runs on {device.name}; choose another"
     return f"{' with '.join(pairs)} does not run on {device.name}: leave it out, or choose another --profile"
-
-
-def picture_cache_gib(flags: EngineFlags) -> float:
-    """vLLM's cache of processed pictures on a CPU."""
-    return _CPU_PICTURE_CACHE_GIB if flags.mm_processor_cache_gib is None else flags.mm_processor_cache_gib
 
 
 def _context_tokens(config: ServeConfig, model: Dimensions) -> int:

@@ -17,14 +17,14 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, FRONT_END_ARGUMENT, PAGE_ARGUMENT, PLAN_ARGUMENT
-from phi_vision.serving import connections, metrics, openapi, pictures
+from phi_vision.serving import capacity, connections, metrics, openapi, pictures, private_folder
 from phi_vision.serving.batches.runs import BatchRuns
 from phi_vision.serving.batches.store import BatchStore
 from phi_vision.serving.chat_service import ChatService
 from phi_vision.serving.documents import Documents
 from phi_vision.serving.files import FileStore
 from phi_vision.serving.http import error_response
-from phi_vision.serving.lifecycle import Lifecycle, max_running
+from phi_vision.serving.lifecycle import Lifecycle
 from phi_vision.serving.middleware.admission import AdmissionControl
 from phi_vision.serving.middleware.api_key import ApiKeyMiddleware
 from phi_vision.serving.middleware.body import BodyLimits
@@ -37,7 +37,7 @@ from phi_vision.serving.middleware.rope_header import RopeHeader
 from phi_vision.serving.middleware.text_bound import TokenBound
 from phi_vision.serving.mistral_ocr import OCRRequest
 from phi_vision.serving.origin_rule import OriginRule, allowed_hosts
-from phi_vision.serving.private_folder import record_shared_memory
+from phi_vision.serving.request_count import RequestCount
 from phi_vision.serving.routes import batches, chat, files, health, ocr, page, plan, responses
 from phi_vision.serving.vllm_compat import (
     chat_answers,
@@ -110,9 +110,12 @@ class TaskEndpoints:
         state.phi_vision = service = ChatService(engine_client.model_config, args)
         limits: Limits = state.phi_vision_limits
         model_config = engine_client.model_config
+        config = engine_client.vllm_config
+        # The API processes share what all of them may use, but connections and files in memory.
+        processes = config.parallel_config._api_process_count
+        rank = config.parallel_config._api_process_rank
         state.phi_vision_files = store = FileStore(limits)
-        api_processes = engine_client.vllm_config.parallel_config._api_process_count
-        workers = limits.media_workers_each(api_processes)
+        workers = limits.media_workers_each(processes)
         state.phi_vision_pictures = opened = pictures.build(limits, model_config, store, workers)
         state.phi_vision_documents = Documents(opened, pictures.prompt_limits(limits, model_config))
         files.keep_clean(state, store)
@@ -127,21 +130,20 @@ class TaskEndpoints:
         state.phi_vision_rope_per_request = engine_client.model_config.hf_config.longrope_per_request
         if state.phi_vision_rope_per_request:
             rope_modes.install(engine_client)
-        config = engine_client.vllm_config
         vocabulary = state.openai_serving_chat.renderer.get_tokenizer().get_vocab()
         max_model_len = config.model_config.max_model_len
         state.phi_vision_body_limits = BodyLimits(TokenBound(vocabulary), max_model_len)
         state.phi_vision_field_rules = FieldRules(self._app, config, service.served_names)
-        running = max_running(config, service.tokens_per_request)
-        max_requests = limits.max_num_queued_reqs or min(2 * running, limits.max_connections - 1)
-        state.phi_vision_ocr = ocr.OcrService(
-            opened, service.crop_policy, trials, limits.max_pages, asyncio.Semaphore(running)
-        )
+        running = capacity.max_running(config, service.tokens_per_request)
+        connected = processes * (limits.max_connections - 1)
+        max_requests = limits.max_num_queued_reqs or min(2 * running, connected)
         metrics.LIMIT.set(max_requests)
-        # Each API process counts its own requests, so each gives batches its part.
-        batch_places = int(limits.batch_share * running) // api_processes
+        pages = asyncio.Semaphore(max(1, running // processes))
+        state.phi_vision_ocr = ocr.OcrService(opened, service.crop_policy, trials, limits.max_pages, pages)
+        batch_places = max(1, int(limits.batch_share * running) // processes)
+        requests = RequestCount(private_folder.of_this_server(), processes, rank)
         state.phi_vision_lifecycle = lifecycle = Lifecycle(
-            engine_client, state, max_requests, config.shutdown_timeout, max(1, batch_places)
+            engine_client, state, max_requests, config.shutdown_timeout, batch_places, requests
         )
         state.phi_vision_batches = batch_store = BatchStore(store, limits)
         state.phi_vision_batch_runs = runs = BatchRuns(
@@ -158,7 +160,7 @@ class TaskEndpoints:
         plan.report(
             state, config, getattr(args, PLAN_ARGUMENT, None), getattr(args, FRONT_END_ARGUMENT, None)
         )
-        record_shared_memory()
+        private_folder.record_shared_memory()
 
 
 async def _render(_: Request, error: Exception) -> JSONResponse:

@@ -11,22 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 from starlette.datastructures import State
-from vllm.config import VllmConfig
 from vllm.engine.protocol import EngineClient
 
 from phi_vision.errors import RequestError
 from phi_vision.serving.batch_places import BatchPlaces
+from phi_vision.serving.request_count import RequestCount
 
 RETRY_AFTER_S = 2
 PROBE_INTERVAL_S = 1.0
 READY_SILENCE_S = 30  # without an answer from the engine; one step on a CPU can take many seconds
 _ABORT_GRACE_S = 3.0
+_STOPPING = RequestError("the server is stopping", status=503, retry_after_s=RETRY_AFTER_S)
 
 logger = logging.getLogger("vllm.phi_vision.lifecycle")
 
@@ -38,22 +40,17 @@ def stop_was_requested() -> bool:
     return _stop_requested
 
 
-def max_running(config: VllmConfig, tokens_per_request: int) -> int:
-    """How many requests run at once: as many as the KV cache holds."""
-    cache, scheduler = config.cache_config, config.scheduler_config
-    kv_tokens = cache.kv_cache_size_tokens or (cache.num_gpu_blocks or 0) * cache.block_size
-    return max(1, min(scheduler.max_num_seqs, kv_tokens // tokens_per_request))
-
-
 class Lifecycle:
     """Counts requests, probes the engine and handles SIGTERM and SIGINT.
 
     Args:
         engine: vLLM's client of the engine.
         state: the application's; vLLM puts its `server` there.
-        max_requests: requests at work or waiting at most; lines of batches do not count.
+        max_requests: requests at work or waiting at most, of all API processes together; lines of batches do
+            not count.
         shutdown_timeout_s: time that they get to finish after a signal.
-        batch_places: lines of batches at work at most.
+        batch_places: lines of batches at work at most, of this process.
+        requests: where they are counted; None: this is the only API process.
     """
 
     def __init__(
@@ -63,14 +60,15 @@ class Lifecycle:
         max_requests: int,
         shutdown_timeout_s: float,
         batch_places: int = 1,
+        requests: RequestCount | None = None,
     ) -> None:
         self.max_requests = max_requests
-        self.batch_places = BatchPlaces(batch_places, lambda: self._in_flight)
+        self._requests = requests or RequestCount()
+        self.batch_places = BatchPlaces(batch_places, lambda: self._requests.own)
         self.at_stop: list[Callable[[], Awaitable[None]]] = []  # what gives up its work at the first signal
         self._engine = engine
         self._state = state
         self._shutdown_timeout_s = shutdown_timeout_s
-        self._in_flight = 0
         self._answered_at = time.monotonic()
         self._stop_at: float | None = None  # monotonic; when requests still running are cut off
         self._tasks = [
@@ -78,32 +76,21 @@ class Lifecycle:
             asyncio.create_task(self._probe()),
         ]
 
-    def admission_error(self) -> RequestError | None:
-        """The answer to a new request if it is not admitted now."""
+    def admit(self) -> RequestError | None:
+        """Count a new request until `leave`, or say why it is not admitted now."""
         if self._stop_at is not None:
-            return RequestError("the server is stopping", status=503, retry_after_s=RETRY_AFTER_S)
-        if self._in_flight >= self.max_requests:
-            return RequestError(
-                f"{self.max_requests} requests are at work or waiting; try again later",
-                status=429,
-                retry_after_s=RETRY_AFTER_S,
-            )
-        return None
+            return _STOPPING
+        return None if self._requests.take(self.max_requests) else self._full()
+
+    def leave(self) -> None:
+        """A request that was admitted has been answered."""
+        self._requests.give_back()
+        self.batch_places.hand_out()
 
     @property
     def num_requests(self) -> int:
-        """Requests at work or waiting; lines of batches do not count."""
-        return self._in_flight
-
-    @contextlib.contextmanager
-    def count_request(self) -> Iterator[None]:
-        """Count a request while it is answered."""
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self.batch_places.hand_out()
+        """Requests at work or waiting in all API processes; lines of batches do not count."""
+        return self._requests.total
 
     async def serving(self) -> None:
         """Wait until the server accepts connections."""
@@ -119,10 +106,19 @@ class Lifecycle:
         """Why a balancer should send requests elsewhere, if it should."""
         if not self.alive:
             return "the engine is dead"
-        if (error := self.admission_error()) is not None:
-            return str(error)
+        if self._stop_at is not None:
+            return str(_STOPPING)
+        if self.num_requests >= self.max_requests:
+            return str(self._full())
         silence_s = time.monotonic() - self._answered_at
         return f"the engine has not answered for {silence_s:.0f} s" if silence_s > READY_SILENCE_S else None
+
+    def _full(self) -> RequestError:
+        return RequestError(
+            f"{self.max_requests} requests are at work or waiting; try again later",
+            status=429,
+            retry_after_s=RETRY_AFTER_S,
+        )
 
     async def _probe(self) -> None:
         """Send the engine's own loop a cheap call, again and again."""
@@ -142,25 +138,32 @@ class Lifecycle:
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
+        """Stop at the first signal, at once at the second.
+
+        One of several API processes gets the first twice, where its group was sent it and the launcher passes
+        it on; the second one the launcher obeys for all of them (`vllm_compat.server_start`).
+        """
         global _stop_requested
         _stop_requested = True
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self._shutdown_timeout_s
-            logger.info("stopping; %d requests get %g s to finish", self._in_flight, self._shutdown_timeout_s)
+            logger.info(
+                "stopping; %d requests get %g s to finish", self._requests.own, self._shutdown_timeout_s
+            )
             self._tasks.append(asyncio.create_task(self._stop(self._state.server)))
-        else:
+        elif multiprocessing.parent_process() is None:
             self._stop_at = time.monotonic()
 
     async def _stop(self, server: uvicorn.Server) -> None:
         giving_up = [asyncio.ensure_future(give_up()) for give_up in self.at_stop]
-        while self._in_flight and time.monotonic() < (self._stop_at or 0):
+        while self._requests.own and time.monotonic() < (self._stop_at or 0):
             await asyncio.sleep(0.05)
-        if self._in_flight:
-            logger.warning("cutting off %d requests", self._in_flight)
+        if self._requests.own:
+            logger.warning("cutting off %d requests", self._requests.own)
             for connection in list(server.server_state.connections):
                 connection.transport.abort()  # the handlers see a client that is gone, and abort
             give_up_at = time.monotonic() + _ABORT_GRACE_S
-            while self._in_flight and time.monotonic() < give_up_at:
+            while self._requests.own and time.monotonic() < give_up_at:
                 await asyncio.sleep(0.05)
         if giving_up:
             await asyncio.wait(giving_up, timeout=_ABORT_GRACE_S)

@@ -49,6 +49,7 @@ RefusalReason = Literal[
     "too_slow",
     "invalid",
     "not_found",
+    "misdirected",
     "busy",
     "unavailable",
 ]
@@ -94,9 +95,14 @@ def _counter(name: str, help_text: str, **labels: Sequence[str]) -> Counter:
     return _declare(Counter(PREFIX + name, help_text, list(labels)), name, help_text, labels)
 
 
-def _gauge(name: str, help_text: str, **labels: Sequence[str]) -> Gauge:
-    """Several API processes are added up, those that have ended left out."""
-    gauge = Gauge(PREFIX + name, help_text, list(labels), multiprocess_mode="livesum")
+def _gauge(
+    name: str,
+    help_text: str,
+    of_several: Literal["livesum", "livemax"] = "livesum",
+    **labels: Sequence[str],
+) -> Gauge:
+    """Of several API processes the sum, or the one number that all have; those that have ended left out."""
+    gauge = Gauge(PREFIX + name, help_text, list(labels), multiprocess_mode=of_several)
     return _declare(gauge, name, help_text, labels)
 
 
@@ -120,9 +126,7 @@ REFUSALS = _counter(
 IN_FLIGHT = _gauge(
     "requests_in_flight", "Requests of clients at work or waiting. Lines of batches do not count."
 )
-LIMIT = _gauge(
-    "requests_limit", "The most that are taken, of all API processes together (--max-num-queued-reqs)."
-)
+LIMIT = _gauge("requests_limit", "The most that are taken (--max-num-queued-reqs).", "livemax")
 _STAGES = _histogram(
     "stage_seconds",
     "Time of one picture to be fetched from its URL, or to be decoded and drawn, the wait for a worker "

@@ -58,6 +58,8 @@ def diagnose(error: BaseException, cause_path: Path) -> PhiVisionError:
     Returns:
         A `UsageError` where the user can remedy the cause.
     """
+    if died := re.fullmatch(r"(?:Process|Engine core process) (\w+) .*?(died .*?)\.?", str(error)):
+        return PhiVisionError(f"the process {died[1]} {died[2]}; its last words stand above. Start again")
     cause = cause_path.read_text() if cause_path.exists() else f"{type(error).__name__}: {error}"
     if killed := re.search(r"Failed core proc\(s\): .*?: -(\d+)", cause):
         cause = f"the engine's process was killed (exit code -{killed[1]})"

@@ -26,9 +26,12 @@ class AdmissionControl:
             await self.app(scope, receive, send)
             return
         lifecycle: Lifecycle = scope["app"].state.phi_vision_lifecycle
-        if (error := lifecycle.admission_error()) is not None:
+        if (error := lifecycle.admit()) is not None:
             request_counts.note(refusal="queue_full" if error.status == 429 else "stopping")
             await error_response(error)(scope, receive, send)
             return
-        with metrics.IN_FLIGHT.track_inprogress(), lifecycle.count_request():
-            await self.app(scope, receive, send)
+        try:
+            with metrics.IN_FLIGHT.track_inprogress():
+                await self.app(scope, receive, send)
+        finally:
+            lifecycle.leave()

@@ -26,7 +26,7 @@ async def readyz(request: Request) -> JSONResponse:
 
 @router.get("/v1/queue")
 async def show_queue(request: Request) -> JSONResponse:
-    """How many requests this API process has, at work or waiting, and how many it takes at most."""
+    """How many requests the server has, at work or waiting, and how many it takes at most."""
     lifecycle: Lifecycle = request.app.state.phi_vision_lifecycle
     return JSONResponse({"requests": lifecycle.num_requests, "max_requests": lifecycle.max_requests})
 

@@ -10,6 +10,8 @@ from starlette.datastructures import State
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
+from phi_vision.serving import capacity
+
 router = APIRouter()
 logger = init_logger(f"vllm.{__name__}")  # below vLLM's own logger, which has the handlers
 
@@ -17,7 +19,7 @@ logger = init_logger(f"vllm.{__name__}")  # below vLLM's own logger, which has t
 def compare(
     plan: dict[str, Any] | None, vllm_config: VllmConfig, front_end: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Plan, what vLLM reports, how far the plan is off, and the plan of the front end.
+    """Plan, what vLLM reports, both of one engine, how far the plan is off, and the plan of the front end.
 
     Args:
         plan: fields of `MemoryPlan`; None where memory was not planned.
@@ -25,9 +27,12 @@ def compare(
         front_end: fields of `FrontEnd`; None where it was not planned.
     """
     cache = vllm_config.cache_config
-    tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+    engines = capacity.num_engines(vllm_config)
+    blocks = (cache.num_gpu_blocks or 0) // engines  # vLLM adds them up
+    tokens = blocks * int(cache.block_size)
     actual = {
-        "kv_blocks": cache.num_gpu_blocks,
+        "engines": engines,
+        "kv_blocks": blocks,
         "block_tokens": cache.block_size,
         "kv_tokens": tokens,
         "kv_dtype": cache.cache_dtype,

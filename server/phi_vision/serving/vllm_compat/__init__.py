@@ -16,7 +16,7 @@ A module says what goes wrong without it (Symptom), why (Cause) and when it can 
 | `rope_modes` | `EngineClient.generate` | a response names the LongRoPE factors it was computed with |
 | `sent_pictures` | the cache of pictures that were sent | a refused request takes no picture from the next |
 | `server_class` | `NoSignalServer` | connections are capped |
-| `server_start` | `create_server_socket`, `setup_server` | the port is ours and a signal ends the start |
+| `server_start` | `create_server_socket`, `setup_server`, the final wait | the port and signals are ours |
 | `start_cause` | the engine's log of a failed start | the launcher can say why |
 | `stop_tokens` | `generation_config_fields` | answers end at `<|end|>` |
 | `structured_outputs` | `EngineClient.add_request`, validation of specs | no spec stops the server |
