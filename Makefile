@@ -6,6 +6,7 @@ BENCH  ?= .bench-venv
 PEERS  ?= .peers-venv
 IMAGE  ?= phi-vision
 ARGS   ?=
+DATA   ?=
 WORKERS ?= 2
 
 # cuda where an NVIDIA driver answers, else cpu; override with ACCEL=cuda|cpu
@@ -30,7 +31,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval-demo fuzz soak batch-soak check-cuda gpu-report docs record lock image serve-image clean
+.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval eval-demo fuzz soak batch-soak check-cuda gpu-report docs record lock image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,8 +123,13 @@ train-demo: $(STAMP)  ## train the demo model from nothing into RUN; an hour or 
 card-demo: $(BENCH)/.ready  ## draw the curves of the demo's training log into its model card
 	PYTHONPATH=server $(BENCH)/bin/python -m demo_training.card benchmarks/results/demo_training.jsonl server/phi_vision/demo
 
-eval-demo: $(STAMP)  ## examine the demo on pictures that it was not trained on, through the served stack
-	@PYTHONPATH=server $(BIN)/python -m demo_training.exam $(ARGS)
+eval: $(STAMP)  ## what a server's answers to the data set DATA are worth, ARGS="--base-url URL"
+	@PYTHONPATH=server $(BIN)/python -m benchmarks.evaluation $(DATA) $(ARGS)
+
+eval-demo: $(STAMP)  ## the same of the demo, on pictures that it was not trained on
+	@PYTHONPATH=server $(BIN)/python -m demo_training.exam evaluations/demo/exam
+	@PYTHONPATH=server $(BIN)/python -m benchmarks.evaluation evaluations/demo/exam \
+		--out evaluations/demo/run $(if $(ARGS),$(ARGS),-- --model demo)
 
 soak: $(STAMP)  ## minutes of good, bad and abandoned requests at twice the capacity
 	$(BIN)/python -m benchmarks.studies.soak $(ARGS)

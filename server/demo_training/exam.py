@@ -1,32 +1,20 @@
-"""Examine the demo on pictures that were never trained on: `python -m demo_training.exam`.
+"""The demo's exam, pictures that were never trained on, as a data set: `python -m demo_training.exam FOLDER`.
 
-Through the served stack as any client uses it: a running server, HTTP, the openai SDK, the task
-presets, greedy. Texts are made of words kept out of training and of random strings; scenes come
-from seeds that training does not use.
+`make eval-demo` draws it and has a server answer. Texts are made of words kept out of training and of random
+strings; scenes come from seeds that training does not use.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import io
+import hashlib
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import openai
-from phi_vision.client.chat import served_tasks
-from phi_vision.client.exchange import Endpoint
-from phi_vision.client.process import local_server
 from PIL import Image
-from rapidfuzz.distance import Levenshtein
-from tqdm import tqdm
 
 from demo_training import questions
 from demo_training.pictures import (
@@ -40,7 +28,8 @@ from demo_training.pictures import (
     draw_text,
 )
 
-_PARALLEL = 4
+_MAX_TOKENS = 100  # of an answer
+_READING = ("ocr", "small print", "order-read")  # parts whose answers are judged by their characters too
 _SEEDS = "exam-2"  # of the pictures behind the published figures; those of "exam" shaped the recipe
 
 
@@ -91,44 +80,33 @@ def paper(count: int, seeds: str = _SEEDS) -> Iterator[Item]:
         yield Item("outside the domain", "caption", (draw_stranger(rng).image,), None, questions.UNKNOWN)
 
 
-def examine(client: openai.OpenAI, models: Mapping[str, str], items: list[Item]) -> dict[str, dict[str, Any]]:
-    """Ask everything; `models` names the model for each task.
-
-    Returns:
-        part -> `asked`, `exact` (share of answers that are right to the letter), and for texts `cer`,
-        the character error rate: edits over the length of the truth.
-    """
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        answers = list(
-            tqdm(
-                pool.map(lambda item: _ask(client, models[item.task], item), items),
-                total=len(items),
-                desc="exam",
-            )
-        )
-    parts: dict[str, dict[str, Any]] = {}
-    for item, answer in zip(items, answers, strict=True):
-        part = parts.setdefault(item.part, {"asked": 0, "exact": 0, "edits": 0, "chars": 0, "wrong": []})
-        part["asked"] += 1
-        part["exact"] += answer == item.answer
-        part["edits"] += Levenshtein.distance(answer, item.answer)
-        part["chars"] += len(item.answer)
-        if answer != item.answer and len(part["wrong"]) < 3:
-            part["wrong"].append([item.answer, answer])
-    for part in parts.values():
-        part["exact"] = round(part["exact"] / part["asked"], 4)
-        part["cer"] = round(part.pop("edits") / part.pop("chars"), 4)
-    return parts
+def write(folder: Path, count: int, seeds: str = _SEEDS) -> Path:
+    """The exam as a data set for `make eval`: pictures, and a JSONL file, which is returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "exam.jsonl"
+    with target.open("w") as file:
+        for number, item in enumerate(paper(count, seeds)):
+            crops = {"mm_processor_kwargs": {"num_crops": item.num_crops}} if item.num_crops else {}
+            line = {
+                "id": f"{item.part} {number}",
+                "part": item.part,
+                "task": item.task,
+                "image": [_saved(picture, folder) for picture in item.pictures],
+                **({} if item.text is None else {"question": item.text}),
+                "answers": [item.answer],
+                "metrics": ["exact", "cer"] if item.part.startswith(_READING) else ["exact"],
+                "extra_body": {"max_tokens": _MAX_TOKENS, **crops},
+            }
+            file.write(json.dumps(line) + "\n")
+    return target
 
 
-def table(parts: dict[str, dict[str, Any]]) -> str:
-    """The result as Markdown."""
-    lines = ["| part | asked | exact | character errors |", "|---|---|---|---|"]
-    for name, part in parts.items():
-        is_text = name.startswith(("ocr", "small print", "order-read"))
-        errors = f"{100 * part['cer']:.1f} %" if is_text else ""
-        lines.append(f"| {name} | {part['asked']} | {100 * part['exact']:.1f} % | {errors} |")
-    return "\n".join(lines)
+def _saved(picture: Image.Image, folder: Path) -> str:
+    """The name of its file; the same pictures are one file."""
+    name = f"{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}.png"
+    if not (folder / name).exists():
+        picture.save(folder / name)
+    return name
 
 
 def small_print(seed: str, lines: tuple[int, int] = (1, 4)) -> Drawing:
@@ -142,53 +120,20 @@ def _page(seed: str) -> Drawing:
     return draw_text(Random(seed), em=PRINT_EM, words=HELD_OUT_WORDS)
 
 
-def _ask(client: openai.OpenAI, model: str, item: Item) -> str:
-    content: list[Any] = [
-        {"type": "image_url", "image_url": {"url": _data_url(image)}} for image in item.pictures
-    ]
-    if item.text is not None:
-        content.append({"type": "text", "text": item.text})
-    crops = {"mm_processor_kwargs": {"num_crops": item.num_crops}} if item.num_crops else {}
-    answer = client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": content}],
-        max_tokens=100,
-        extra_body=crops,
-    )
-    return answer.choices[0].message.content or ""
-
-
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def main() -> None:
-    """Parse the arguments, ask, print the table."""
+    """Parse the arguments and draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--base-url", help="a running server; without, one is started with --model demo")
-    parser.add_argument("--count", type=int, default=100, help="pictures a part (default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="for the pictures and exam.jsonl")
+    parser.add_argument("--count", type=int, default=60, help="pictures a part (default: %(default)s)")
     parser.add_argument(
         "--seeds",
         default=_SEEDS,
         help="while you work on training take others than %(default)s, which are for its figures",
     )
-    parser.add_argument("--output", type=Path, help="write the figures here as JSON")
     args = parser.parse_args()
-    running = (
-        nullcontext(Endpoint(args.base_url)) if args.base_url else local_server("auto", "--model", "demo")
-    )
-    with running as endpoint:
-        client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key or "none", timeout=600)
-        parts = examine(client, served_tasks(endpoint), list(paper(args.count, args.seeds)))
-        model = client.models.list().data[0].id
-    print(table(parts))
-    if args.output:
-        args.output.write_text(json.dumps({"model": model, "parts": parts}, indent=1) + "\n")
-        print(f"written to {args.output}", file=sys.stderr)
+    print(write(args.folder, args.count, args.seeds))
 
 
 if __name__ == "__main__":

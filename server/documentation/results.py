@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from demo_training.exam import table as exam_table
-
 from documentation.tables import table
 
 ROOT = Path(__file__).parents[2]
@@ -325,7 +323,49 @@ def loops_cut() -> str:
 
 def demo_exam() -> str:
     """How often the demo model is right."""
-    return exam_table(_result("demo_exam.json")["parts"])
+    rows = []
+    for name, part in _result("demo_exam.json")["parts"].items():
+        is_text = name.startswith(("ocr", "small print", "order-read"))
+        errors = f"{100 * part['cer']:.1f} %" if is_text else ""
+        rows.append((name, part["asked"], f"{100 * part['exact']:.1f} %", errors))
+    return table("part | asked | exact | character errors", rows)
+
+
+def eval_demo() -> str:
+    """What each precision costs the demo, beside the first."""
+    if not (RESULTS / "eval_demo.json").exists():
+        return "No committed result yet."
+    found = _result("eval_demo.json")
+    rows = []
+    for profile in found["profiles"]:
+        scores = {row["metric"]: row for row in profile["scores"] if row["part"] == "all"}
+        paired = {row["metric"]: row for row in profile["paired"] if row["part"] == "all"}
+        cells = [
+            profile["profile"],
+            profile["counts"]["answered"],
+            _share(scores["exact"]),
+            _share(scores["cer"]),
+        ]
+        if paired:
+            exact = paired["exact"]
+            cells += [_difference(exact), _difference(paired["cer"]), f"{exact['better']} / {exact['worse']}"]
+            cells += [f"{exact['p_value']:.2f}", len(profile["changed"])]
+        rows.append(cells + [""] * (9 - len(cells)))
+    head = (
+        "profile | answers | exact | character errors | exact, difference | character errors, difference "
+        "| better / worse | p | other answers"
+    )
+    return f"{table(head, rows)}\n\n{_machine(found)}"
+
+
+def _share(row: Any) -> str:
+    interval = "" if row["low"] is None else f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    return f"{100 * row['value']:.1f} %{interval}"
+
+
+def _difference(row: Any) -> str:
+    interval = "" if row["low"] is None else f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+    return f"{100 * row['difference']:+.2f}{interval}"
 
 
 def _result(name: str) -> Any:

@@ -256,8 +256,8 @@ def _ocr(body: Any, text: str) -> dict[str, Any]:
     return {"pages": [page], "model": body["model"], "usage_info": {"pages_processed": 1}}
 
 
-def _app(answers: _Answers, faults: _Faults, *, has_ocr: bool) -> Starlette:
-    names = [MODEL, *(f"{MODEL}:{task}" for task in TASKS)]
+def _app(answers: _Answers, faults: _Faults, *, has_ocr: bool, has_tasks: bool) -> Starlette:
+    names = [MODEL, *(f"{MODEL}:{task}" for task in TASKS if has_tasks)]
     tasks = [{"id": task, "models": [f"{MODEL}:{task}"]} for task in TASKS]
 
     async def show_models(_: Request) -> Response:
@@ -269,11 +269,12 @@ def _app(answers: _Answers, faults: _Faults, *, has_ocr: bool) -> Starlette:
     routes = [
         Route("/readyz", show_models),
         Route("/v1/models", show_models),
-        Route("/v1/tasks", show_tasks),
         Route("/asks", answers.show),
         Route("/faults", faults.put, methods=["POST"]),
         Route("/v1/chat/completions", answers.route(_text_of_chat, _chat), methods=["POST"]),
     ]
+    if has_tasks:
+        routes.append(Route("/v1/tasks", show_tasks))
     if has_ocr:
         routes.append(Route("/v1/ocr", answers.route(_text_of_document, _ocr), methods=["POST"]))
     return Starlette(routes=routes)
@@ -286,11 +287,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0, help="of each answer")
     parser.add_argument("--slots", type=int, default=1, help="answers at once, if they take a time")
     parser.add_argument("--no-ocr", action="store_true", help="has no /v1/ocr")
+    parser.add_argument("--no-tasks", action="store_true", help="is none of ours")
     parser.add_argument("--fault", action="append", default=[], type=json.loads, help="as at `POST /faults`")
     options = parser.parse_args(argv)
     faults = _Faults(options.fault)
     answers = _Answers(faults, options.capacity, options.slots, options.seconds)
-    app = _app(answers, faults, has_ocr=not options.no_ocr)
+    app = _app(answers, faults, has_ocr=not options.no_ocr, has_tasks=not options.no_tasks)
     with socket.create_server(("127.0.0.1", options.port)) as listening:
         print(f"  listening  http://127.0.0.1:{listening.getsockname()[1]}/v1", flush=True)
         # A drop is no error that is worth a traceback.
