@@ -62,16 +62,45 @@ def kv_quantization() -> str:
 
 
 def front_end() -> str:
-    """Pictures a second through the front end: ours, the version before, and stock vLLM."""
+    """Pictures a second through the front end, one API process: ours and stock vLLM."""
+    found = _result("front_end.json")
     rates = {
-        (row["picture"], row["workers"], row["front_end"]): row for row in _result("front_end.json")["speed"]
+        (row["picture"], row["workers"], row["front_end"]): row
+        for row in found["speed"]
+        if row.get("api_processes", 1) == 1
     }
     rows = []
     for picture, workers in dict.fromkeys(key[:2] for key in rates):
-        found = [rates[picture, workers, name] for name in ("ours", "before", "stock")]
-        speeds = [f"{row['pictures_per_s']:.1f}" for row in found]
-        rows.append((workers, picture, *speeds, f"{found[0]['share_of_ideal']:.0%}"))
-    return table("workers | picture | ours, a second | before | stock vLLM | ours, of the ideal", rows)
+        ours, stock = (rates[picture, workers, name] for name in ("ours", "stock"))
+        rows.append(
+            (
+                workers,
+                picture,
+                f"{1000 * workers / ours['ideal_per_s']:.1f}",
+                f"{ours['server_cpu_ms']:.1f}",
+                f"{ours['pictures_per_s']:.1f}",
+                f"{ours['share_of_ideal']:.0%}",
+                f"{stock['pictures_per_s']:.1f}",
+            )
+        )
+    head = "workers | picture | draw, ms | receive, ms | ours, a second | of the ideal | stock vLLM"
+    return f"{table(head, rows)}\n\n{_machine(found)}"
+
+
+def front_end_processes() -> str:
+    """Pictures a second with several processes, beside what the plan reckons."""
+    rows = []
+    for row in _result("front_end.json")["speed"]:
+        if "predicted_per_s" in row:
+            low, high = (pick(row["shares_of_predicted"]) for pick in (min, max))
+            rates = (
+                f"{row['pictures_per_s']:.1f}",
+                f"{row['predicted_per_s']:.1f}",
+                f"{low:.0%} to {high:.0%}",
+            )
+            rows.append((row["api_processes"], row["workers"], row["picture"], *rates))
+    head = "API processes | workers of each | picture | measured, a second | reckoned | share, by round"
+    return table(head, rows) if rows else "No committed result yet."
 
 
 def pdf_pages() -> str:

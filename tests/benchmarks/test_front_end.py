@@ -1,4 +1,4 @@
-"""The client's side of the study of the front end."""
+"""The study of the front end: its client, its arithmetic, and what its committed result is used for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import json
 import numpy as np
 import pytest
 from phi_vision.media import pages
+from phi_vision.planning.picture_costs import KINDS
 from PIL import Image
 
-from benchmarks.studies import _front_end_requests, pdf_pages
+from benchmarks.studies import _front_end_requests, front_end, pdf_pages
+from benchmarks.studies._front_end_launch import Measured, Setting
+from benchmarks.studies._front_end_server import ROOT
 
 
 def sent_file(body: bytes) -> bytes:
@@ -28,6 +31,39 @@ def test_each_request_has_a_file_of_its_own_of_the_same_picture(image_format: st
     pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
     assert pictures[0].shape == (200, 300, 3) and pictures[0].std() > 10
+
+
+@pytest.mark.parametrize(
+    ("cores", "api_processes", "workers", "limit_ms"),
+    [
+        (2, 1, 1, 20),  # of the one worker
+        (2, 1, 4, 12),  # of both cores: 20 + 3 + 1 ms for each picture
+        (64, 1, 32, 3),  # of the API process
+        (64, 2, 32, 1.5),
+        (64, 2, 1, 10),  # of two workers, one of each
+    ],
+)
+def test_what_is_predicted(
+    cores: int, api_processes: int, workers: int, limit_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_end, "count_cores", lambda: cores)
+    setting = Setting("ours", api_processes=api_processes, workers=workers)
+    cost = Measured(0, api_ms=3, worker_ms=20, client_ms=1)
+    assert front_end.predicted_per_s(setting, cost) == pytest.approx(1000 / limit_ms)
+
+
+def test_the_plan_reckons_with_what_was_measured() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "front_end.json").read_text())
+    alone = {
+        row["picture"]: row
+        for row in found["speed"]
+        if (row["front_end"], row["workers"], row.get("api_processes", 1)) == ("ours", 1, 1)
+    }
+    assert found["num_crops"] == 16 and list(alone) == [kind.name for kind in KINDS]
+    for kind in KINDS:
+        assert (kind.width, kind.height) == front_end.PICTURES[kind.name][:2]
+        measured = (1000 / alone[kind.name]["ideal_per_s"], alone[kind.name]["server_cpu_ms"])
+        assert (kind.draw_ms, kind.receive_ms) == pytest.approx(measured, abs=0.06)
 
 
 def test_each_request_asks_for_the_next_page_of_a_file_of_its_own() -> None:

@@ -124,9 +124,8 @@ def test_each_kind_has_its_own_limit() -> None:
 
 def test_rates_follow_from_seconds_and_cores() -> None:
     (kind, *_), (rate, *_) = KINDS, front_end(count=9).rates
-    seconds = kind.draw.seconds(12) + kind.receive.seconds(12)  # 800x600 lies on 4x3 crops
-    assert rate.cores == close(8 / seconds)  # one is the engine's
-    assert rate.api_processes == close(1 / kind.receive.seconds(12))
+    assert rate.cores == close(8000 / (kind.draw_ms + kind.receive_ms))  # one is the engine's
+    assert rate.api_processes == close(1000 / kind.receive_ms)
     assert rate.gpu == front_end(count=90).rates[0].gpu
 
 
@@ -137,7 +136,7 @@ def test_what_the_user_chose_stands_and_its_consequence_is_shown() -> None:
     assert front_end(H100, "-asc=3") == plan.front_end
     planned = front_end(H100, limits=Limits(media_workers=1))
     assert planned.media_workers == 1 and "picture workers (" in planned.line
-    assert planned.rates[0].media_workers == close(1 / KINDS[0].draw.seconds(12))
+    assert planned.rates[0].media_workers == close(1000 / KINDS[0].draw_ms)
 
 
 def test_a_processor_computes_itself() -> None:

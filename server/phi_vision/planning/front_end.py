@@ -150,8 +150,7 @@ def plan_front_end(
         found = []
         for kind in KINDS:
             grid = _grid(kind, config)
-            crops = grid.rows * grid.columns
-            drawn_s, received_s = (cost.seconds(crops) for cost in (kind.draw, kind.receive))
+            drawn_s, received_s = kind.draw_ms / 1000, kind.receive_ms / 1000
             gpu = _gpu_rate(rates_of(device.name), grid, model, memory, engines)
             found.append(
                 Rate(
