@@ -89,7 +89,7 @@ class WaitingServer:
             **dict(launch.env),
         }
         if launch.stock:
-            setting = Setting(sys.executable, sys.executable, model, None, gpu, flags)
+            setting = Setting(sys.executable, sys.executable, model, None, gpu, flags=flags)
             self.process = launch_stock_vllm(setting, log_path, plugins=plugins, env=env)
         else:
             flags = ("--model", model, *flags)

@@ -12,7 +12,7 @@ from pathlib import Path
 from phi_vision.client.process import ServerProcess
 from phi_vision.spec import PHI_3_5_VISION
 
-from benchmarks.harness.servers import Server, environment, free_port, wait_for
+from benchmarks.harness.servers import Server, ServerError, environment, free_port, wait_for
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Setting:
     checkpoint: str  # a folder or a hub id
     max_model_len: int | None  # tokens
     gpu: bool
+    num_crops: int = PHI_3_5_VISION.num_crops  # of a picture
     flags: Sequence[str] = ()  # vLLM's
 
 
@@ -74,7 +75,7 @@ def launch_stock_vllm(
     command = [
         *(setting.python, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", setting.checkpoint),
         *("--served-model-name", "stock", "--port", str(port), "--host", "127.0.0.1"),
-        *("--mm-processor-kwargs", json.dumps({"num_crops": PHI_3_5_VISION.num_crops})),
+        *("--mm-processor-kwargs", json.dumps({"num_crops": setting.num_crops})),
         "--interleave-mm-strings",
         *("--chat-template", str(PHI_3_5_VISION.chat_template), "--chat-template-content-format", "string"),
         "--disable-sliding-window",
@@ -90,17 +91,29 @@ def launch_stock_vllm(
 
 
 def _launch_mistralrs(setting: Setting, log_path: Path) -> ServerProcess:
+    """It has no option for crops: the checkpoint must say what the others are told."""
+    path = Path(setting.checkpoint, "preprocessor_config.json")
+    try:
+        num_crops = json.loads(path.read_text())["num_crops"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ServerError(f"mistralrs: no num_crops in {path}: {error}") from error
+    if num_crops != setting.num_crops:
+        raise ServerError(f"mistralrs takes num_crops from {path}, which says {num_crops}: add --num-crops")
     return _launch_front_end("mistralrs_server", setting.peers_python, setting, log_path)
 
 
 def _launch_transformers(setting: Setting, log_path: Path) -> ServerProcess:
-    return _launch_front_end("transformers_server", setting.python, setting, log_path)
+    crops = ("--num-crops", str(setting.num_crops))
+    return _launch_front_end("transformers_server", setting.python, setting, log_path, *crops)
 
 
-def _launch_front_end(module: str, python: str, setting: Setting, log_path: Path) -> ServerProcess:
+def _launch_front_end(
+    module: str, python: str, setting: Setting, log_path: Path, *more: str
+) -> ServerProcess:
     """A module of `benchmarks.peers`, which puts a route in front of a Python API."""
     port = free_port()
     command = [python, "-m", f"benchmarks.peers.{module}", "--model", setting.checkpoint, "--port", str(port)]
+    command += more
     return ServerProcess(command, log_path, env=environment([]), port=port, ready_path="/health")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_vision.planning.gpus import rates_of
+from phi_vision.spec import PHI_3_5_VISION
 
 from benchmarks.harness import machine, report, roofline
 from benchmarks.harness.peers import PEERS, parse_names
@@ -49,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     )
     target.add_argument(
         "--max-model-len", type=int, default=8192, metavar="TOKENS", help="(default: %(default)s)"
+    )
+    target.add_argument(
+        "--num-crops",
+        type=int,
+        default=PHI_3_5_VISION.num_crops,
+        help="of a picture, for every server that is started (default: %(default)s)",
     )
     target.add_argument(
         "--against",

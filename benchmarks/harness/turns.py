@@ -43,6 +43,7 @@ def turns(
     else:
         say("starting phi-vision serve")
         asked = ["--model", options.model, "--max-model-len", str(options.max_model_len)]
+        asked += ["--num-crops", str(options.num_crops)]
         ours = start_ours(options.python, logs / "ours.log", [*asked, *flags], gpu=gpu)
         stack.callback(ours.stop)
         say(f"ready after {ours.start_s:.0f} s")
@@ -52,7 +53,13 @@ def turns(
         held = []
         ours.stop()
     setting = Setting(
-        options.python, options.peers_python, str(ours.checkpoint), ours.max_model_len, gpu, flags
+        options.python,
+        options.peers_python,
+        str(ours.checkpoint),
+        ours.max_model_len,
+        gpu,
+        options.num_crops,
+        flags,
     )
     for name in names:
         say(f"starting {name}")

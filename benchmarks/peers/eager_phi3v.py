@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from phi_vision.model.config import Phi3VConfig
 from phi_vision.model.geometry import CROP_PX, canvas_tokens
-from phi_vision.spec import PHI_3_5_VISION
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionModel, DynamicCache, Phi3ForCausalLM, PreTrainedTokenizerFast
@@ -86,7 +85,9 @@ class EagerPhi3V(torch.nn.Module):
         grid = grid.reshape(rows * 12, columns * 12, 4 * dim)
         return torch.cat([grid, self.sub_GN[0].expand(rows * 12, 1, 4 * dim)], dim=1).flatten(0, 1)
 
-    def embed(self, body: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    def embed(
+        self, body: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast, num_crops: int
+    ) -> torch.Tensor:
         """The prompt of a chat request, (1, tokens, hidden); text between pictures begins with `<s>`."""
         text, pictures = _prompt(body["messages"])
         device = self.glb_GN.device
@@ -95,7 +96,7 @@ class EagerPhi3V(torch.nn.Module):
         for i, chunk in enumerate(re.split(r"<\|image_\d+\|>", text)):
             ids += tokenizer(chunk).input_ids
             if i < len(pictures):
-                crops, (height, width) = process(pictures[i], PHI_3_5_VISION.num_crops)
+                crops, (height, width) = process(pictures[i], num_crops)
                 rows, columns = height // CROP_PX, width // CROP_PX
                 images.append(self.image_tokens(crops.to(device, torch.bfloat16), rows, columns))
                 ids += [self.image_token_id] * canvas_tokens(rows, columns)

@@ -28,11 +28,12 @@ class MistralRs:
     def answer(self, body: Mapping[str, Any]) -> Iterator[str | Usage]:
         """Text as the engine makes it, then what it took."""
         allowed = body.get("allowed_token_ids")
+        if body.get("ignore_eos") and not allowed:
+            raise ValueError("ignore_eos: needs allowed_token_ids here, which leave out all ends")
         request = ChatCompletionRequest(
             model="default",
             messages=_tagged(body["messages"]),
             max_tokens=body["max_tokens"],
-            ignore_eos=bool(body.get("ignore_eos")),
             logit_bias={token: _ALLOWED_BIAS for token in allowed} if allowed else None,
             top_k=1,  # greedy: `temperature: 0` in the others' requests
             stream=True,

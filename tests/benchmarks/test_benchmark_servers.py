@@ -49,12 +49,13 @@ def test_a_small_gpu_holds_one_server_at_a_time(
         given.append(flags)
         return Scripted(label, "", "http://127.0.0.1:1", start_s=1, models=[{"id": "m", "root": "no-folder"}])
 
-    monkeypatch.setattr(turns, "start_ours", lambda _, __, flags, gpu: start("ours", flags[4:]))
+    monkeypatch.setattr(turns, "start_ours", lambda _, __, flags, gpu: start("ours", flags[6:]))
     monkeypatch.setattr(turns, "start_peer", lambda name, setting, _: start(name, list(setting.flags)))
     options = argparse.Namespace(
         url=None,
         model="demo",
         max_model_len=8192,
+        num_crops=16,
         against=["vllm"],
         python=sys.executable,
         peers_python=sys.executable,

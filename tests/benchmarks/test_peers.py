@@ -19,7 +19,7 @@ from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.harness import peers
-from benchmarks.harness.servers import free_port
+from benchmarks.harness.servers import ServerError, free_port
 from benchmarks.peers import checkpoint, front_end
 from benchmarks.peers.front_end import Usage
 from tests.support.random_weights import write_random_checkpoint
@@ -89,13 +89,25 @@ def test_each_peer_is_started_on_the_checkpoint(
 
     monkeypatch.setattr(peers, "ServerProcess", note)
     flags = ["--dtype", "float32"]
-    setting = peers.Setting("a-python", "its-python", str(tmp_path), 4096, gpu=False, flags=flags)
+    (tmp_path / "preprocessor_config.json").write_text('{"num_crops": 4}')
+    setting = peers.Setting(
+        "a-python", "its-python", str(tmp_path), 4096, gpu=False, num_crops=4, flags=flags
+    )
     peers.PEERS[name].launch(setting, tmp_path / "log")
     command = started["command"]
     assert command[0] == ("its-python" if name == "mistralrs" else "a-python")
     assert command[command.index("--model") + 1] == str(tmp_path)
     assert command[command.index("--port") + 1] == str(started["port"])
     assert (command[-2:] == flags) == (name == "vllm")
+
+
+def test_mistralrs_takes_its_crops_from_the_checkpoint(tmp_path: Path) -> None:
+    setting = peers.Setting("python", "python", str(tmp_path), 4096, gpu=False, num_crops=4)
+    with pytest.raises(ServerError, match="no num_crops"):
+        peers.PEERS["mistralrs"].launch(setting, tmp_path / "log")
+    (tmp_path / "preprocessor_config.json").write_text('{"num_crops": 16}')
+    with pytest.raises(ServerError, match="which says 16"):
+        peers.PEERS["mistralrs"].launch(setting, tmp_path / "log")
 
 
 def test_whom_to_measure_against() -> None:
@@ -116,7 +128,7 @@ def test_transformers_computes_the_same_model(tmp_path: Path) -> None:
     model, tokenizer = EagerPhi3V(folder, "cpu"), PreTrainedTokenizerFast.from_pretrained(folder)
     messages = [{"role": "user", "content": "Which month has the highest bar?"}]
     with torch.inference_mode():
-        prompt = model.embed({"messages": messages}, tokenizer)
+        prompt = model.embed({"messages": messages}, tokenizer, num_crops=4)
         answer = list(itertools.islice(model.generate(prompt), 6))
         letters = list(itertools.islice(model.generate(prompt, allowed=[70, 71]), 6))
     ids = tokenizer("<|user|>\nWhich month has the highest bar?<|end|>\n<|assistant|>\n").input_ids
