@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--requests", type=int, help="measured requests of a cell (default: 24, or 4 a concurrency)"
     )
+    work.add_argument(
+        "--warmup", type=int, metavar="N", help="uncounted requests before (default: as many as at a time)"
+    )
     work.add_argument("--rounds", type=int, help="(default: 1; 3 with --against)")
     work.add_argument(
         "--answer-tokens",
@@ -128,6 +131,7 @@ class Benchmark:
         self.gpu = here["gpu"] is not None
         self.settings = SweepSettings(
             requests=options.requests,
+            warmup=options.warmup,
             least_requests=6 if options.quick else 24,
             fixed_length=not options.free_length,
             answer_tokens=options.answer_tokens,

@@ -57,6 +57,7 @@ class SweepSettings:
     """What holds for all cells."""
 
     requests: int | None  # measured requests of a cell; None: by the load
+    warmup: int | None  # requests before those; None: by the load
     least_requests: int
     fixed_length: bool
     answer_tokens: int | None  # of every answer; None: the workload's own number
@@ -88,7 +89,7 @@ def run_step(
     A cell whose load generator fails gives a record with `failure` and no figures.
     """
     workload = WORKLOADS[step.workload]
-    count, warmup = settings.count(step.load), max(2, step.load.concurrency or 2)
+    count, warmup = settings.count(step.load), settings.warmup or max(2, step.load.concurrency or 2)
     tokens = settings.answer_tokens or workload.output_tokens
     fixed = fixed_length(tokens, servers[0].letter_tokens()) if settings.fixed_length else None
     seed = f"{settings.seed}-{step.load}-{step.round}"

@@ -32,6 +32,10 @@ from phi_vision.model.geometry import CROP_PX
 from phi_vision.model.hd import normalization, tile_canvas
 from phi_vision.model.processor import HDDummyInputsBuilder, HDMultiModalProcessor, HDProcessingInfo
 
+# More at once make tensors for which a CPU fetches fresh pages of memory in every operation; fewer read
+# the weights more often. `benchmarks/studies/tower.py` measures it.
+CROPS_AT_ONCE_ON_CPU = 2
+
 
 class HDImageEmbedding(nn.Module):
     """CLIP tower, 2 x 2 merge, separators and projector: canvases to language-model embeddings."""
@@ -66,14 +70,18 @@ class HDImageEmbedding(nn.Module):
         """
         crops = [tile_canvas(canvas, self.mean_std) for canvas in canvases]  # (1 + n, 3, 336, 336) each
         counts = [len(crop) for crop in crops]
-        dtype = self.glb_GN.dtype
-        features = self.img_processor(torch.cat(crops).to(dtype))[:, 1:]  # (crops, 576, dim): no class token
+        features = self._features(torch.cat(crops).to(self.glb_GN.dtype))
         merged = [
             self._arrange(of_picture, canvas.shape[1] // CROP_PX, canvas.shape[2] // CROP_PX)
             for of_picture, canvas in zip(features.split(counts), canvases, strict=True)
         ]
         projected = self.img_projection(torch.cat(merged))
         return list(projected.split([len(tokens) for tokens in merged]))
+
+    def _features(self, crops: torch.Tensor) -> torch.Tensor:
+        """(crops, 3, 336, 336) -> (crops, 576, dim), without the class token."""
+        at_once = CROPS_AT_ONCE_ON_CPU if crops.device.type == "cpu" else len(crops)
+        return torch.cat([self.img_processor(some)[:, 1:] for some in crops.split(at_once)])
 
     def _arrange(self, features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """(1 + rows * columns, 576, dim), global view first -> (tokens, 4 * dim), crops first."""
