@@ -51,6 +51,15 @@ def image_path(folder: str) -> str:
     return table("picture | ours, ms | float, ms | ours, MB | float, MB", rows)
 
 
+def tower() -> str:
+    """What a layer of the vision tower takes on a CPU, by how many crops go through it at once."""
+    found = _result("tower.json")
+    rows = [
+        (row["crops_at_once"], f"{row['wall_ms']:,.0f}", f"{row['cpu_ms']:,.0f}") for row in found["rows"]
+    ]
+    return f"{table('crops at once | ms | processor time, ms', rows)}\n\n{_machine(found)}"
+
+
 def kv_quantization() -> str:
     """Errors of the quantized KV caches."""
     errors = _result("kv_quantization.json")["errors"]

@@ -32,8 +32,7 @@ from phi_vision.model.geometry import CROP_PX
 from phi_vision.model.hd import normalization, tile_canvas
 from phi_vision.model.processor import HDDummyInputsBuilder, HDMultiModalProcessor, HDProcessingInfo
 
-# More at once make tensors for which a CPU fetches fresh pages of memory in every operation; fewer read
-# the weights more often. `benchmarks/studies/tower.py` measures it.
+# Of more, tensors are so large that the C library maps fresh memory for each, which the system clears first.
 CROPS_AT_ONCE_ON_CPU = 2
 
 
