@@ -78,21 +78,23 @@ def build_model(config: Any) -> Any:
 
 
 def kv_cache(config: Any, available_bytes: int) -> tuple[int, Any, Any]:
-    """Blocks of the KV cache, and the attention backend and layout of its layers, which are all alike.
+    """Blocks of the KV cache, and the attention backend and cache of a layer, which are all alike.
+
+    As vLLM's engine core does at the start.
 
     Raises:
         ValueError: a sequence of full length does not fit.
     """
-    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+    from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
     from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
     from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 
     specs = get_kv_cache_spec(config)
-    (cache,) = get_kv_cache_configs(config, [specs], [available_bytes])
     layers = config.compilation_config.static_forward_context
-    (backend,) = {
-        layers[name].get_attn_backend() for name in specs if isinstance(layers[name], AttentionLayerBase)
-    }
+    (backend,) = {layers[name].get_attn_backend() for name in specs}
+    layouts = [layout.name for layout in get_supported_kv_cache_layouts([backend])]
+    resolve_kv_cache_layout(config, [layouts], specs.values())
+    (cache,) = get_kv_cache_configs(config, [specs], [available_bytes])
     return cache.num_blocks, backend, next(iter(specs.values()))
 
 
