@@ -154,6 +154,14 @@ def test_of_an_unknown_gpu_only_the_host_is_known() -> None:
     assert {rate.gpu for rate in spread.rates} == {None}
 
 
+def test_responses_that_one_process_keeps_need_one() -> None:
+    plan = launch(
+        H100, environ={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}, cores=64, num_crops=1, num_crops_multi=1
+    )
+    assert plan.front_end and plan.front_end.api_processes == 1 and "--api-server-count" not in plan.argv
+    assert "API processes" in plan.front_end.line
+
+
 def test_each_engine_of_several_is_fed() -> None:
     """vLLM starts an API process for each engine, which is enough."""
     plan = launch(H100, "--data-parallel-size", "4", cores=128)

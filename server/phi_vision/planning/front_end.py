@@ -164,8 +164,8 @@ def plan_front_end(
             )
         return FrontEnd(cores, number, workers, tuple(found))
 
-    if "VLLM_ENABLE_RESPONSES_API_STORE" in flags.variables:  # which one process keeps for itself
-        return with_processes(flags.api_server_count or engines)
+    if flags.keeps_responses:  # which one process keeps for itself
+        return with_processes(1)
     if flags.api_server_count is not None:
         return with_processes(flags.api_server_count)
     needed = [
