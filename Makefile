@@ -31,7 +31,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval eval-demo fuzz soak batch-soak check-cuda gpu-report docs record lock image serve-image clean
+.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval eval-demo fuzz soak batch-soak check-cuda gpu-report docs record lock image check-image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -164,6 +164,9 @@ lock: $(STAMP)  ## resolve both constraints files anew
 
 image:  ## build the CUDA container image
 	docker build --tag $(IMAGE) .
+
+check-image:  ## build the image on a Debian in the place of vLLM's image, and look at it; as root, with buildah and debootstrap
+	@server/deploy/check_image.sh
 
 serve-image:  ## serve from the container image, on all GPUs; weights and compiled kernels stay in a volume
 	docker run --rm --gpus all --ipc host --publish 8000:8000 \

@@ -114,6 +114,7 @@ CONFIG = [
         "ec_transfer_config",
         "kv_transfer_config",
         "model_config",
+        "observability_config",
         "parallel_config",
         "quant_config",
         "scheduler_config",
@@ -121,6 +122,7 @@ CONFIG = [
         "structured_outputs_config",
         "use_v2_model_runner",
     ),
+    *members("vllm.config", "ObservabilityConfig", "whether spans are exported", "otlp_traces_endpoint"),
     *members(
         "vllm.config",
         "ModelConfig",

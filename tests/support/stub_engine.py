@@ -150,7 +150,7 @@ class StubEngineCore:
                 stats = PrefillStats()
                 stats.num_prompt_tokens = len(request.prompt_token_ids)
             self._put(
-                request.request_id,
+                request,
                 token_id,
                 None
                 if params.logprobs is None
@@ -181,15 +181,16 @@ class StubEngineCore:
             self._papers[feature.mm_hash] = set((counts * 4 >= green.numel()).nonzero().flatten().tolist())
         return self._papers[feature.mm_hash]
 
-    def _put(self, request_id: str, token_id: int, logprobs: Any, reason: Any, stats: Any) -> None:
+    def _put(self, request: Any, token_id: int, logprobs: Any, reason: Any, stats: Any) -> None:
         from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
         output = EngineCoreOutput(
-            request_id,
+            request.request_id,
             [token_id],
             new_logprobs=logprobs,
             finish_reason=reason,
             stop_reason="repetition_detected" if reason is FinishReason.REPETITION else None,
+            trace_headers=request.trace_headers,
             prefill_stats=stats,
         )
         self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))

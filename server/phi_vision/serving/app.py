@@ -17,7 +17,7 @@ from phi_vision.config import ServeConfig
 from phi_vision.errors import RequestError
 from phi_vision.limits import Limits
 from phi_vision.plugin_names import ENDPOINT_PLUGIN, FRONT_END_ARGUMENT, PAGE_ARGUMENT, PLAN_ARGUMENT
-from phi_vision.serving import capacity, connections, metrics, openapi, pictures, private_folder
+from phi_vision.serving import capacity, connections, metrics, openapi, pictures, private_folder, tracing
 from phi_vision.serving.batches.runs import BatchRuns
 from phi_vision.serving.batches.store import BatchStore
 from phi_vision.serving.chat_service import ChatService
@@ -106,6 +106,10 @@ class TaskEndpoints:
             raise RuntimeError("the task routes need an engine that serves chat completions")
         # Around all middleware, vLLM's too, which has put it together by now: none can be added.
         built = self._app.middleware_stack or self._app.build_middleware_stack()
+        if tracing.start(engine_client.vllm_config.observability_config.otlp_traces_endpoint):
+            from phi_vision.serving.middleware.request_spans import RequestSpans
+
+            built = RequestSpans(built)
         self._app.middleware_stack = RequestCounts(built)
         state.phi_vision = service = ChatService(engine_client.model_config, args)
         limits: Limits = state.phi_vision_limits

@@ -10,8 +10,8 @@ several of them, and each imports this module anew.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
@@ -20,6 +20,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from phi_vision.batch.work import STATES, State
 from phi_vision.documents.answers import Status as PageStatus
 from phi_vision.media.fetch import FetchReason
+from phi_vision.serving import tracing
 from phi_vision.tasks.presets import PRESETS
 
 PREFIX = "phi_vision_"
@@ -158,9 +159,11 @@ ROPE_REQUESTS = _counter(
 _BATCH_ITEMS = _gauge("batch_items", "Lines of the batches that are at work, by state.", state=STATES)
 
 
-def timing(stage: Stage) -> AbstractContextManager[object]:
-    """Measures how long its block takes."""
-    return _STAGES.labels(stage).time()
+@contextmanager
+def timing(stage: Stage) -> Iterator[None]:
+    """Measures how long its block takes, and shows it as a span; vLLM has one of the engine."""
+    with _STAGES.labels(stage).time(), nullcontext() if stage == "engine" else tracing.span(stage):
+        yield
 
 
 class BatchItems:

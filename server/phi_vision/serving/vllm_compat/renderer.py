@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from phi_vision.serving import tracing
 from phi_vision.serving.pictures import Pictures
 
 _SHARE = "phi_vision_share"  # of the request, on its way through vLLM's `prompt_extras`
@@ -24,7 +25,8 @@ def install(renderer: Any, pictures: Pictures) -> None:
 
     async def render_chat(*args: Any, prompt_extras: dict[str, Any] | None = None, **options: Any) -> Any:
         extras = {**(prompt_extras or {}), _SHARE: pictures.share()}  # one for all conversations of a batch
-        return await render_chat_async(*args, prompt_extras=extras, **options)
+        with tracing.span("render"):
+            return await render_chat_async(*args, prompt_extras=extras, **options)
 
     async def process_for_engine(prompt: Any, *args: Any, **options: Any) -> Any:
         share = prompt.pop(_SHARE, None) or pictures.share()
