@@ -57,7 +57,7 @@ serve: $(STAMP)  ## serve the model; flags go in ARGS="--port 8123 ..."
 
 N ?= 2
 
-replicas: $(STAMP)  ## N=2 servers on this machine behind one address, a GPU or a part of the CPU each
+replicas: $(STAMP)  ## N=2 servers on this machine behind HAProxy, a GPU or a part of the CPU each
 	@exec $(BIN)/phi-vision replicas --replicas $(N) $(ARGS)
 
 # Two at a time: while one test waits for an engine that starts or answers, another runs. Each may hold an engine.

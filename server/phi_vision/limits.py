@@ -100,6 +100,14 @@ class Limits(Settings):
         ge=0.1,
         le=3600,
     )
+    stop_notice_s: float = setting(
+        0.0,
+        "time after SIGTERM, part of --shutdown-timeout, in which /readyz says 503 and requests are still "
+        "taken: a balancer notices before any is refused",
+        unit="SECONDS",
+        ge=0,
+        le=600,
+    )
     max_num_queued_reqs: int | None = setting(
         None,
         "HTTP requests at work or waiting at most, of all API processes together; the next one gets 429. It "

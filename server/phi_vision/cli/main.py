@@ -46,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
 
     replicas = commands.add_parser(
         "replicas",
-        help="several servers on this machine, a GPU each, behind one address",
-        description="Several servers on this machine, a GPU each or a part of the CPU, behind one address. A "
-        "server that ends or hangs is started again, and its requests go to another.",
+        help="several servers on this machine, a GPU each, behind HAProxy",
+        description="Several servers on this machine, a GPU each or a part of the CPU, behind HAProxy. A "
+        "server that ends or hangs is started again; meanwhile the others answer.",
         epilog="All flags of `phi-vision serve`, and vLLM's, go to each server.",
         allow_abbrev=False,
     )

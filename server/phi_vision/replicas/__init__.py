@@ -1,4 +1,1 @@
-"""Several servers on one machine, a GPU each, behind one address that outlives each of them.
-
-`run` starts them and a balancer. No server's end is a client's error, but for answers that have begun.
-"""
+"""Several servers on one machine, a GPU each, behind HAProxy. What ends or hangs is started again."""

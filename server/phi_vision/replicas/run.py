@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
+from phi_vision.client.process import serve_command
 from phi_vision.client.readiness import STARTING
 from phi_vision.config import ServeConfig
 from phi_vision.cores import own_cores
@@ -17,18 +19,16 @@ from phi_vision.errors import UsageError
 from phi_vision.planning.checkpoint import find_checkpoint
 from phi_vision.planning.engine_flags import EngineFlags
 from phi_vision.planning.hardware import find_device, visible_gpus
-from phi_vision.replicas.balancer import Balancer
-from phi_vision.replicas.front import http_server
-from phi_vision.replicas.health import Health
-from phi_vision.replicas.members import Member, Members
-from phi_vision.replicas.process import ReplicaProcess, Tell
-from phi_vision.replicas.relay import session
+from phi_vision.replicas.balancer import balancer_process, find_haproxy
+from phi_vision.replicas.process import KeptProcess, Tell
 from phi_vision.replicas.settings import ReplicaSettings
 from phi_vision.replicas.shares import Share, check, divide
+from phi_vision.replicas.watch import Watch
 from phi_vision.serving import descriptors, startup
 from phi_vision.settings import command_line
 
-_GRACE_S = 30.0  # beyond `--shutdown-timeout`, for a server to end after its requests
+_NOTICE_S = 3.0  # in which HAProxy, which asks each second, learns that a server stops
+_SERVERS_END_S = 60.0  # without requests
 _LOOK_INTERVAL_S = 0.2
 
 
@@ -50,11 +50,18 @@ def run(config: ServeConfig, settings: ReplicaSettings, tell: Tell) -> None:
     device = find_device(config.device)
     gpus = visible_gpus() if device.kind == "cuda" else []
     shares = divide(config, device.kind, settings.replicas, gpus=gpus, cores=own_cores())
-    words, env = server_command(config, flags)
-    with startup.listen(config.host, config.port) as opened:
+    common = server_command(config, flags)
+    haproxy = find_haproxy()
+    with ExitStack() as stack:
+        opened = stack.enter_context(startup.listen(config.host, config.port))
+        places = range(1, len(shares) + 1)
+        ports = [stack.enter_context(_reserve(config.port and config.port + place)) for place in places]
+        numbers = [port.getsockname()[1] for port in ports]
         config = replace(config, port=opened.getsockname()[1])
-        tell.show(_summary(config, shares, keyed=_is_keyed(config)))
-        asyncio.run(_Replicas(config, settings, shares, words, env, tell).serve(opened))
+        tell.show(_summary(config, shares, numbers, keyed=_is_keyed(config)))
+        balancer = balancer_process(haproxy, opened, numbers, tell)
+        replicas = _Replicas(config, settings, shares, numbers, common, balancer, tell)
+        asyncio.run(replicas.serve(opened))
 
 
 def server_command(config: ServeConfig, flags: EngineFlags) -> tuple[list[str], dict[str, str]]:
@@ -73,6 +80,7 @@ def server_command(config: ServeConfig, flags: EngineFlags) -> tuple[list[str], 
     # Each server listens elsewhere, but clients name this host.
     if _is_name(config.host) and not (limits.allowed_hosts is None and _is_keyed(config)):
         limits = replace(limits, allowed_hosts=",".join(filter(None, (limits.allowed_hosts, config.host))))
+    limits = replace(limits, stop_notice_s=limits.stop_notice_s or _NOTICE_S)
     own = replace(config, model=model, host=ServeConfig.host, port=ServeConfig.port, api_key=None)
     return [*command_line(own), *command_line(limits), *config.vllm_args], env
 
@@ -83,93 +91,110 @@ class _Replicas:
         config: ServeConfig,
         settings: ReplicaSettings,
         shares: Sequence[Share],
-        flags: Sequence[str],
-        env: dict[str, str],
+        ports: Sequence[int],
+        common: tuple[list[str], dict[str, str]],
+        balancer: KeptProcess,
         tell: Tell,
     ) -> None:
-        self._config = config
-        self._hang_timeout_s = settings.hang_timeout_s
+        flags, env = common
+        self._shutdown_timeout_s = config.shutdown_timeout
         self._tell = tell
-        self._members = Members([Member(number) for number in range(1, len(shares) + 1)])
+        self._balancer = balancer
         self._servers = [
-            ReplicaProcess(member, share, flags, env, tell)
-            for member, share in zip(self._members.all, shares, strict=True)
+            KeptProcess(
+                f"server {number}",
+                serve_command("--port", str(port), *flags, *share.flags),
+                tell,
+                label=str(number),
+                env={**env, **share.env},
+                enter=share.enter,
+            )
+            for number, (port, share) in enumerate(zip(ports, shares, strict=True), 1)
+        ]
+        self._watches = [
+            Watch(f"http://{ServeConfig.host}:{port}", server, tell, settings.hang_timeout_s)
+            for port, server in zip(ports, self._servers, strict=True)
         ]
         self._weights_are_here = asyncio.Event()
-        self._stopping = False
+        self._signals = 0
 
     async def serve(self, opened: socket.socket) -> None:
-        """Until all servers have ended.
+        """Until all have ended. `opened` is what the balancer listens on.
 
         Raises:
             PhiVisionError: one did not start.
         """
-        async with session() as http:
-            self._balancer = Balancer(self._members, http, self._config.limits)
-            health = Health(http, self._hang_timeout_s)
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop)
-            front = http_server(self._balancer.app)
-            accepting = asyncio.create_task(front.serve([opened]))
-            keeping = [asyncio.create_task(self._keep(server)) for server in self._servers]
-            helping = [asyncio.create_task(health.watch(server)) for server in self._servers]
-            helping.append(asyncio.create_task(self._look()))
-            # One ends before the signal if it did not start.
-            await asyncio.wait((*keeping, *helping), return_when=asyncio.FIRST_COMPLETED)
-            if not self._stopping:
-                self._stop()
-            results = await asyncio.gather(*keeping, return_exceptions=True)
-            front.should_exit = True
-            await accepting
-            for task in helping:
-                task.cancel()
-            results += await asyncio.gather(*helping, return_exceptions=True)
-        for result in results:
+        told = asyncio.Event()
+
+        def on_signal() -> None:
+            self._signals += 1
+            told.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        watching = [asyncio.create_task(watch.keep()) for watch in self._watches]
+        watching.append(asyncio.create_task(self._look_at_the_first()))
+        keeping = [asyncio.create_task(self._keep(server)) for server in self._servers]
+        balancing = asyncio.create_task(self._balancer.keep())
+        telling = asyncio.create_task(told.wait())
+        # One of these ends before the signal if it did not start.
+        await asyncio.wait((*keeping, *watching, balancing, telling), return_when=asyncio.FIRST_COMPLETED)
+        self._tell.say("stopping")
+        self._weights_are_here.set()
+        opened.close()  # or connections would wait in it for nobody
+        await self._stop(keeping, balancing)
+        for task in (*watching, telling):
+            task.cancel()
+        for result in await asyncio.gather(*keeping, balancing, *watching, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
 
-    async def _keep(self, server: ReplicaProcess) -> None:
+    async def _stop(self, keeping: Sequence[asyncio.Task[None]], balancing: asyncio.Task[None]) -> None:
+        """No new requests; when those at work have ended, or their time is over, the servers."""
+        self._balancer.stop(signal.SIGUSR1)
+        deadline = asyncio.get_running_loop().time() + self._shutdown_timeout_s
+        while not balancing.done() and asyncio.get_running_loop().time() < deadline and self._signals < 2:
+            if any(task.done() for task in keeping):  # one did not start
+                break
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+        for server in self._servers:
+            server.stop()
+            server.send(signal.SIGTERM)  # the second one ends what is left, and waits for no balancer
+        await asyncio.wait(keeping, timeout=_SERVERS_END_S)
+        self._balancer.kill()
+        for server in self._servers:
+            server.kill()
+
+    async def _keep(self, server: KeptProcess) -> None:
         if server is not self._servers[0]:
             await self._weights_are_here.wait()  # the first one downloads them
         await server.keep()
 
-    async def _look(self) -> None:
-        """Let the others start when the first has its weights, and say which servers are ready."""
-        first = self._members.all[0]
-        said: dict[int, str | None] = {}
+    async def _look_at_the_first(self) -> None:
+        """Let the others start when the first has its weights."""
         while True:
-            if first.state != STARTING and not first.state.startswith("downloading"):
+            state = self._watches[0].state
+            if state != STARTING and not state.startswith("downloading"):
                 self._weights_are_here.set()
-            for member in self._members.all:
-                if member.ready and said.get(member.number) != member.url:
-                    said[member.number] = member.url
-                    self._tell.say(f"server {member.number} is ready ({member.url})")
+            if self._balancer.running:
+                self._balancer.has_worked = True
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
-    def _stop(self) -> None:
-        """Take no more requests, and let the servers finish theirs; the second time, end them."""
-        if not self._stopping:
-            self._stopping = True
-            self._tell.say("stopping")
-            self._balancer.stop()
-            self._weights_are_here.set()
-            timeout_s = self._config.shutdown_timeout + _GRACE_S
-            asyncio.get_running_loop().call_later(timeout_s, self._kill)
-        for server in self._servers:
-            server.stop()
 
-    def _kill(self) -> None:
-        for server in self._servers:
-            server.kill()
+def _reserve(port: int) -> socket.socket:
+    """Keep a port for a server, also while it is started again: who asks for any free one does not get it."""
+    reserved = startup.listen(ServeConfig.host, port)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that the server can listen there
+    return reserved
 
 
-def _summary(config: ServeConfig, shares: Sequence[Share], *, keyed: bool) -> str:
+def _summary(config: ServeConfig, shares: Sequence[Share], ports: Sequence[int], *, keyed: bool) -> str:
     address = f"http://{config.host}:{config.port}"
     rows = {
         "servers": f"{len(shares)}: {' | '.join(share.text for share in shares)}",
         "listening": f"{address}/v1",
         "page": None if config.no_page else f"{address}/",
+        "metrics": ", ".join(f"http://{ServeConfig.host}:{port}/metrics" for port in ports),
         "files": str(config.limits.files_path),
         "access": "with a key" if keyed else "open to all who reach it",
     }

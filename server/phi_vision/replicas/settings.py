@@ -18,7 +18,7 @@ class ReplicaSettings(Settings):
     )
     hang_timeout_s: float = setting(
         30.0,
-        "silence of a server, after which it is killed and started again; its requests go to another",
+        "silence of a server, after which it is killed and started again",
         unit="SECONDS",
         ge=1,
         le=3600,

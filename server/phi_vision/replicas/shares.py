@@ -29,6 +29,7 @@ _VARIABLES = {
     "VLLM_SERVER_DEV_MODE": "its routes act on one server only",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "its routes act on one server only",
 }
+_LEAST_SHARE = 0.05  # of the memory, as `--gpu-memory-utilization` takes it
 _BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 
 
@@ -38,28 +39,27 @@ class Share:
 
     Args:
         text: for people.
+        cores: that its processes may use.
         flags: of `phi-vision serve`.
         env: variables.
-        cores: that its processes may use; None: all.
     """
 
     text: str
-    flags: tuple[str, ...]
+    cores: frozenset[int]
+    flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-    cores: frozenset[int] | None = None
 
     def enter(self) -> None:
         """In the new process, before its program: take the share, and end with the parent."""
-        if self.cores is not None:
-            with contextlib.suppress(AttributeError):  # macOS binds no process
-                os.sched_setaffinity(0, self.cores)
+        with contextlib.suppress(AttributeError):  # macOS binds no process
+            os.sched_setaffinity(0, self.cores)
         tie_to_parent()
 
 
 def divide(
     config: ServeConfig, kind: str, replicas: int | None, *, gpus: Sequence[str], cores: Sequence[int]
 ) -> list[Share]:
-    """A share for each server.
+    """A share for each server: neighbouring cores, and what goes by their number follows.
 
     Args:
         config: of the servers.
@@ -71,36 +71,36 @@ def divide(
     Raises:
         UsageError: the machine is too small for so many.
     """
-    if kind == "cuda":
-        count = replicas or len(gpus)
-        if count > len(gpus):
-            raise UsageError(f"--replicas {count}: each takes a GPU, and there are {len(gpus)}")
-        # In the order of `nvidia-smi`, which the plan of memory asks; CUDA's own is by speed.
-        order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ}["CUDA_DEVICE_ORDER"]
-        flags = _workers(config, len(cores) // count)
-        return [
-            Share(f"GPU {gpu}", flags, {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": order})
-            for gpu in gpus[:count]
-        ]
-    if kind != "cpu":
+    if kind not in ("cuda", "cpu"):
         raise UsageError("replicas need NVIDIA GPUs or a CPU")
-    if replicas is None:
+    count = replicas or (len(gpus) if kind == "cuda" else 0)
+    if not count:
         raise UsageError("say how many: --replicas N, each with its part of the cores")
-    if replicas > len(cores):
-        raise UsageError(f"--replicas {replicas}: each takes a core, and there are {len(cores)}")
+    if kind == "cuda" and count > len(gpus):
+        raise UsageError(f"--replicas {count}: each takes a GPU, and there are {len(gpus)}")
+    if count > len(cores):
+        raise UsageError(f"--replicas {count}: each takes a core, and there are {len(cores)}")
     if _BINDING in os.environ:
         raise UsageError(f"{_BINDING} would bind every server to the same cores: unset it")
-    share = round(config.gpu_memory_utilization / replicas, 3)
-    ends = [number * len(cores) // replicas for number in range(replicas + 1)]
+    ends = [number * len(cores) // count for number in range(count + 1)]
     parts = [cores[first:end] for first, end in pairwise(ends)]
-    return [
-        Share(
-            f"cores {','.join(map(str, part))}",
-            ("--gpu-memory-utilization", str(share), *_workers(config, len(part))),
-            cores=frozenset(part),
-        )
-        for part in parts
-    ]
+    if kind == "cuda":
+        # In the order of `nvidia-smi`, which the plan of memory asks; CUDA's own is by speed.
+        order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ}["CUDA_DEVICE_ORDER"]
+        return [
+            Share(
+                f"GPU {gpu}, {_in_words(part)}",
+                frozenset(part),
+                env={"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": order},
+            )
+            for gpu, part in zip(gpus, parts, strict=False)
+        ]
+    share = round(config.gpu_memory_utilization / count, 3)
+    if share < _LEAST_SHARE:
+        asked = config.gpu_memory_utilization
+        raise UsageError(f"--gpu-memory-utilization {asked} is too little for {count} servers")
+    flags = ("--gpu-memory-utilization", str(share))
+    return [Share(_in_words(part), frozenset(part), flags) for part in parts]
 
 
 def check(flags: EngineFlags, environ: Mapping[str, str]) -> None:
@@ -117,6 +117,13 @@ def check(flags: EngineFlags, environ: Mapping[str, str]) -> None:
             raise UsageError(f"{variable} does not go with replicas: {reason}")
 
 
-def _workers(config: ServeConfig, cores: int) -> tuple[str, ...]:
-    """Processes that decode pictures: as many as cores, unless the user says otherwise."""
-    return () if config.limits.media_workers else ("--media-workers", str(max(1, cores)))
+def _in_words(cores: Sequence[int]) -> str:
+    """The shortest list of them: `cores 0-3,8`."""
+    runs: list[list[int]] = []
+    for core in cores:
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    ranges = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return f"cores {','.join(ranges)}"

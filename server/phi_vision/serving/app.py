@@ -147,7 +147,13 @@ class TaskEndpoints:
         batch_places = max(1, int(limits.batch_share * running) // processes)
         requests = RequestCount(private_folder.of_this_server(), processes, rank)
         state.phi_vision_lifecycle = lifecycle = Lifecycle(
-            engine_client, state, max_requests, config.shutdown_timeout, batch_places, requests
+            engine_client,
+            state,
+            max_requests,
+            config.shutdown_timeout,
+            batch_places,
+            requests,
+            stop_notice_s=limits.stop_notice_s,
         )
         state.phi_vision_batches = batch_store = BatchStore(store, limits)
         state.phi_vision_batch_runs = runs = BatchRuns(

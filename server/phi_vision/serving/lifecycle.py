@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import multiprocessing
 import signal
 import time
@@ -51,6 +52,7 @@ class Lifecycle:
         shutdown_timeout_s: time that they get to finish after a signal.
         batch_places: lines of batches at work at most, of this process.
         requests: where they are counted; None: this is the only API process.
+        stop_notice_s: time after a signal in which they are still taken, though the probe fails.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Lifecycle:
         shutdown_timeout_s: float,
         batch_places: int = 1,
         requests: RequestCount | None = None,
+        *,
+        stop_notice_s: float = 0.0,
     ) -> None:
         self.max_requests = max_requests
         self._requests = requests or RequestCount()
@@ -69,7 +73,9 @@ class Lifecycle:
         self._engine = engine
         self._state = state
         self._shutdown_timeout_s = shutdown_timeout_s
+        self._stop_notice_s = stop_notice_s
         self._answered_at = time.monotonic()
+        self._refuse_at = math.inf  # monotonic; from when on no request is taken
         self._stop_at: float | None = None  # monotonic; when requests still running are cut off
         self._tasks = [
             asyncio.create_task(self._install_signal_handlers()),
@@ -78,7 +84,7 @@ class Lifecycle:
 
     def admit(self) -> RequestError | None:
         """Count a new request until `leave`, or say why it is not admitted now."""
-        if self._stop_at is not None:
+        if time.monotonic() >= self._refuse_at:
             return _STOPPING
         return None if self._requests.take(self.max_requests) else self._full()
 
@@ -146,16 +152,20 @@ class Lifecycle:
         global _stop_requested
         _stop_requested = True
         if self._stop_at is None:
-            self._stop_at = time.monotonic() + self._shutdown_timeout_s
+            now = time.monotonic()
+            self._refuse_at = now + self._stop_notice_s
+            self._stop_at = now + max(self._stop_notice_s, self._shutdown_timeout_s)
             logger.info(
                 "stopping; %d requests get %g s to finish", self._requests.own, self._shutdown_timeout_s
             )
             self._tasks.append(asyncio.create_task(self._stop(self._state.server)))
         elif multiprocessing.parent_process() is None:
-            self._stop_at = time.monotonic()
+            self._refuse_at = self._stop_at = time.monotonic()
 
     async def _stop(self, server: uvicorn.Server) -> None:
         giving_up = [asyncio.ensure_future(give_up()) for give_up in self.at_stop]
+        while time.monotonic() < self._refuse_at:
+            await asyncio.sleep(0.05)
         while self._requests.own and time.monotonic() < (self._stop_at or 0):
             await asyncio.sleep(0.05)
         if self._requests.own:
