@@ -14,7 +14,10 @@ def engine_with(num_gpu_blocks: int) -> Any:
     cache = SimpleNamespace(
         num_gpu_blocks=num_gpu_blocks, block_size=16, cache_dtype="auto", kv_cache_max_concurrency=1.5
     )
-    return SimpleNamespace(cache_config=cache, model_config=SimpleNamespace(max_model_len=64))
+    one = SimpleNamespace(local_engines_only=False, data_parallel_size=1)
+    return SimpleNamespace(
+        cache_config=cache, parallel_config=one, model_config=SimpleNamespace(max_model_len=64)
+    )
 
 
 def test_the_error_is_in_percent_of_what_vllm_has() -> None:
@@ -32,7 +35,8 @@ def test_without_a_plan_only_the_actual_is_shown() -> None:
 
     body = compare(None, engine_with(100))
     assert body["plan"] is None and body["error_percent"] is None
-    assert body["actual"]["kv_tokens"] == 1600
+    assert body["actual"]["kv_tokens"] == 1600 and body["front_end"] is None
+    assert compare(None, engine_with(100), {"api_processes": 1})["front_end"] == {"api_processes": 1}
 
 
 def test_cache_of_four_full_requests_in_the_models_dtype(server: Server) -> None:

@@ -33,6 +33,7 @@ def assert_agrees(server: Server, key: str, *, kv_dtype: str, kv_bytes: int) -> 
         assert plan[key] == actual[key], key
     assert plan["concurrency"] == pytest.approx(actual["concurrency"])
     assert body["error_percent"] == 0
+    assert (body["front_end"]["api_processes"], body["front_end"]["rates"]) == (1, [])  # on a CPU
     said = VLLM_SAYS.search(server.log)
     assert said is not None
     tokens, length, concurrency = (part.replace(",", "") for part in said.groups())
