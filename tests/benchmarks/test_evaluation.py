@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnsweringServer]:
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnsweringServer]:
     with AnsweringServer(tmp_path_factory.mktemp("server")) as running:
         running.wait_until_ready()
         yield running
@@ -249,18 +250,18 @@ def evaluate(data: Path, out: Path, *options: str) -> tuple[int, dict[str, Any]]
 
 @pytest.mark.full
 def test_known_answers_have_their_known_score(
-    server: AnsweringServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    answering: AnsweringServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, url = data_set(tmp_path / "data"), server.base_url
+    data, url = data_set(tmp_path / "data"), answering.base_url
     code, found = evaluate(data, tmp_path / "out", "--base-url", url)
     scores = {(row["part"], row["metric"]): row for row in found["servers"][0]["scores"]}
     assert code == 0 and found["data"]["questions"] == 20
     assert scores["all", "exact"]["value"] == 15 / 20 and scores["a", "exact"]["value"] == 7 / 10
     assert scores["all", "exact"]["low"] < 0.75 < scores["all", "exact"]["high"]
     assert "75.0 %" in capsys.readouterr().out and (tmp_path / "out" / "report.html").exists()
-    asks = sum(server.asks.values())
+    asks = sum(answering.asks.values())
     assert evaluate(data, tmp_path / "out", "--base-url", url)[1]["servers"] == found["servers"]
-    assert sum(server.asks.values()) == asks  # all was answered
+    assert sum(answering.asks.values()) == asks  # all was answered
     with pytest.raises(UsageError, match="holds answers of"):
         collect(tmp_path / "out", read(data).questions, Asked("http://127.0.0.1:1/v1"), ConcurrencyLimit(1))
     data_set(tmp_path / "data", wrong=0)  # other right answers: judged anew, not asked
@@ -271,13 +272,13 @@ def test_known_answers_have_their_known_score(
 
 
 @pytest.mark.full
-def test_two_servers_are_compared_and_one_fails_at_some(server: AnsweringServer, tmp_path: Path) -> None:
+def test_two_servers_are_compared_and_one_fails_at_some(answering: AnsweringServer, tmp_path: Path) -> None:
     data = data_set(tmp_path / "data")
     with AnsweringServer(tmp_path, "--no-tasks") as other:
         other.wait_until_ready()
         broken = text_of(picture(tmp_path, 19).read_bytes())
         other.fail("400", None, broken)
-        options = ("--base-url", server.base_url, "--against", other.base_url)
+        options = ("--base-url", answering.base_url, "--against", other.base_url)
         code, found = evaluate(data, tmp_path / "out", *options)
         assert code == 1 and [each["counts"]["failed"] for each in found["servers"]] == [0, 1]
         assert [each["prompts"] for each in found["servers"]] == ["presets", "in words"]
@@ -288,7 +289,7 @@ def test_two_servers_are_compared_and_one_fails_at_some(server: AnsweringServer,
         code, found = evaluate(data, tmp_path / "out", *options)  # what failed is asked again, and no more
         assert code == 0 and found["servers"][1]["counts"]["answered"] == 20 and other.asks[broken] == 2
     code, again = evaluate(
-        data, tmp_path / "third", "--base-url", server.base_url, "--against", str(tmp_path / "out")
+        data, tmp_path / "third", "--base-url", answering.base_url, "--against", str(tmp_path / "out")
     )
     assert code == 0 and again["servers"][1]["found"] == found["servers"][0]["found"]
 
@@ -310,8 +311,12 @@ def test_a_run_goes_on_where_it_was_stopped(number: signal.Signals, tmp_path: Pa
             "--concurrency",
             "1",
         ]
-        env_command = [sys.executable, "-m", "benchmarks.evaluation", *options]
-        with subprocess.Popen(env_command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
+        run_command = [sys.executable, "-m", "benchmarks.evaluation", *options]
+        # A shell's background job hands on that SIGINT is ignored.
+        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        with subprocess.Popen(
+            run_command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+        ) as first:
             eventually(lambda: server.asks.get(hangs) == 1)
             first.send_signal(number)
             _, said = first.communicate()
@@ -322,7 +327,7 @@ def test_a_run_goes_on_where_it_was_stopped(number: signal.Signals, tmp_path: Pa
                 "run the same command again to go on\n"
             ), said
         server.mend()
-        assert subprocess.run(env_command, cwd=ROOT, capture_output=True).returncode == 0
+        assert subprocess.run(run_command, cwd=ROOT, capture_output=True).returncode == 0
         assert set(server.asks.values()) == {1, 2} and server.asks[hangs] == 2
     assert (
         json.loads((tmp_path / "out" / "results.json").read_text())["servers"][0]["counts"]["answered"] == 12
