@@ -115,7 +115,7 @@ def test_memory_that_others_hold_is_told_to_vllm() -> None:
     [
         ("a10", (), "FLASH_ATTN"),
         ("a10", ("--dtype", "float32"), "TRITON_ATTN"),
-        ("t4", ("--dtype", "float32"), "TRITON_ATTN"),
+        ("t4", ("--dtype", "float16"), "TRITON_ATTN"),
         ("l4", ("--kv-cache-dtype", "fp8"), "TRITON_ATTN"),
         ("a10", ("--kv-cache-dtype", "int8_per_token_head"), "TRITON_ATTN"),
     ],

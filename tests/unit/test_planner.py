@@ -84,6 +84,17 @@ def test_four_bit_weights_need_bfloat16() -> None:
         chosen(T4, "--quantization", "mxfp4")
 
 
+def test_quantized_weights_are_not_multiplied_in_every_dtype() -> None:
+    """vLLM ends the start: `torch.float32 is not supported for quantization method fp8_per_block`."""
+    assert chosen(A10, "--dtype", "float32", max_model_len=8192).precision.weights == "bf16"
+    with pytest.raises(UsageError, match="fp8_per_block with --dtype float32 does not run on NVIDIA A10"):
+        chosen(A10, "--dtype", "float32", "--quantization", "fp8_per_block")
+    half = ("--dtype", "float16", "--quantization")
+    assert chosen(A10, *half, "fp8_per_block", max_model_len=8192).precision.weights == "fp8_per_block"
+    with pytest.raises(UsageError, match="--quantization mxfp4 with --dtype float16 does not run"):
+        chosen(A10, *half, "mxfp4")
+
+
 def test_memory_that_others_hold_is_not_planned_with() -> None:
     shared = replace(A10, free_bytes=12 * GIB)
     plan = chosen(shared, max_model_len=4096).plan

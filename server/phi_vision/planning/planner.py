@@ -137,6 +137,8 @@ def no_fit_message(candidates: Sequence[Candidate], device: Device) -> str:
 
 def _no_kernels_message(config: ServeConfig, flags: EngineFlags, device: Device) -> str:
     given = {"--quantization": flags.quantization, "--kv-cache-dtype": flags.kv_cache_dtype}
+    if "--dtype" in flags.names:
+        given["--dtype"] = flags.dtype
     pairs = [f"{flag} {value}" for flag, value in given.items() if value]
     if not pairs:
         return f"nothing of --profile {config.profile} runs on {device.name}; choose another"
@@ -164,7 +166,7 @@ def _allowed(
     """The pairs with what the user gave to vLLM in place of ours, each precision once."""
     weights, kv_dtype = flags.quantization, flags.kv_cache_dtype
     if weights is None and kv_dtype is None:
-        return pairs
+        return [(name, p) for name, p in pairs if p.takes_dtype(flags.dtype)]
     if weights is not None and weights not in WEIGHTS_BITS:
         known = ", ".join(name for name in WEIGHTS_BITS if name != "bf16")
         raise UsageError(f"--quantization {weights}: not known to the memory plan; known: {known}")
@@ -174,7 +176,8 @@ def _allowed(
             f"--kv-cache-dtype {kv_dtype}: not known to the memory plan; known: {', '.join(KV_DTYPES)}"
         )
     given = [Precision(weights or p.weights, kv_dtype or p.kv_dtype) for _, p in pairs]
-    return [("given", p) for p in dict.fromkeys(given) if p.runs_on(device)]
+    given = [p for p in dict.fromkeys(given) if p.runs_on(device) and p.takes_dtype(flags.dtype)]
+    return [("given", p) for p in given]
 
 
 def _kv_cap_bytes(

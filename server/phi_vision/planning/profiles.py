@@ -58,6 +58,15 @@ class Precision:
         needed = max(_WEIGHTS_CAPABILITY.get(self.weights, (7, 5)), _KV_CAPABILITY.get(self.kv_dtype, (7, 5)))
         return (device.capability or (0, 0)) >= needed
 
+    def takes_dtype(self, dtype: str | None) -> bool:
+        """Whether vLLM multiplies these weights with activations in this `--dtype`; None: its own choice.
+
+        Source: `online/base.py` (`get_supported_act_dtypes`), and for mxfp4 as in `runs_on`.
+        """
+        if self.weights == "bf16" or dtype in (None, "auto", "bfloat16"):
+            return True
+        return self.weights == "fp8_per_block" and dtype in ("float16", "half")
+
     def attention_backend(self, device: Device, *, is_float32: bool = False) -> str:
         """vLLM's name of the attention kernels for it.
 
