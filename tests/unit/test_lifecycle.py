@@ -82,6 +82,7 @@ async def running(
     monkeypatch: pytest.MonkeyPatch,
     max_requests: int = 2,
     shutdown_timeout_s: float = 5,
+    stop_notice_s: float = 0,
 ) -> AsyncIterator[Running]:
     app = FastAPI()
     app.include_router(health.router)
@@ -106,7 +107,7 @@ async def running(
     # No signal is sent to the process of the tests; test_overload.py sends them to a server of its own.
     monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", signals.__setitem__)
     engine = StubEngine()
-    cycle = Lifecycle(engine, app.state, max_requests, shutdown_timeout_s)
+    cycle = Lifecycle(engine, app.state, max_requests, shutdown_timeout_s, stop_notice_s=stop_notice_s)
     app.state.phi_vision_lifecycle = cycle
     app.state.phi_vision_body_limits = SimpleNamespace(parse=json.loads)  # what they refuse has its own tests
     app.state.phi_vision_field_rules = SimpleNamespace(check=lambda path, body: None)
@@ -229,6 +230,32 @@ def test_a_stop_ends_when_the_time_is_up_or_at_the_second_signal(
                 await accepted
             await server.ended
             assert server.cancelled == ["slow"]
+
+    run(scenario())
+
+
+def test_a_stop_is_noticed_before_requests_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, stop_notice_s=3) as server:
+            server.signals[signal.SIGTERM]()
+            assert await server.status("/readyz") == 503 and await server.status("/livez") == 200
+            taken = server.post()
+            await server.at_work(1)
+            server.clock.now += 3
+            assert (await server.post()).status_code == 503
+            server.finish.set()
+            assert (await taken).status_code == 200
+            await server.ended
+
+    run(scenario())
+
+
+def test_a_second_signal_ends_the_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, stop_notice_s=3) as server:  # on a clock that stands
+            server.signals[signal.SIGTERM]()
+            server.signals[signal.SIGTERM]()
+            await server.ended
 
     run(scenario())
 
