@@ -141,7 +141,6 @@ CHECK_CUDA := .cuda-venv
 
 check-cuda:  ## whether vLLM's CUDA build takes what `serve` starts on common GPUs; needs none, but 12 GB of disk
 	@$(MAKE) --no-print-directory install ACCEL=cuda VENV=$(CHECK_CUDA)
-	@$(CHECK_CUDA)/bin/python -m pytest -q tests/contract
 	@$(CHECK_CUDA)/bin/python -m benchmarks.check_cuda $(ARGS)
 
 gpu-report: $(STAMP)  ## check and measure the model on this machine's GPU, an hour at most

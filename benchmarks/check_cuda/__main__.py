@@ -46,6 +46,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = full_size_checkpoint(Path(name))
         build_driver(folder)
+        if not _contract_tests(options.cards[0], folder):
+            return 1
         for card in options.cards:
             cards[card] = _check(card, folder)
             _show(card, cards[card])
@@ -55,9 +57,9 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def _check(card: str, folder: Path) -> dict[str, Any]:
-    """The rows of a card's process, and how it ended; `folder` has the checkpoint and the driver."""
-    environment = {
+def _environment(card: str, folder: Path) -> dict[str, str]:
+    """In which vLLM finds the card; `folder` has the driver."""
+    return {
         **os.environ,
         "PYTHONPATH": python_path(PLUGINS),
         "VLLM_PLUGINS": "benchmark_stand_in_card",
@@ -66,14 +68,29 @@ def _check(card: str, folder: Path) -> dict[str, Any]:
         "CUDA_VISIBLE_DEVICES": "",  # as in a process of Ray's that has no card yet: vLLM keeps Triton
         "HF_HUB_OFFLINE": "1",
     }
+
+
+def _contract_tests(card: str, folder: Path) -> bool:
+    """Whether vLLM's CUDA build has what phi-vision relies on."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests/contract"]
+    return subprocess.run(command, cwd=ROOT, env=_environment(card, folder)).returncode == 0
+
+
+def _check(card: str, folder: Path) -> dict[str, Any]:
+    """The rows of a card's process, and how it ended; `folder` has the checkpoint and the driver."""
     command = [sys.executable, "-m", "benchmarks.check_cuda.resolve", card, str(folder)]
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
         try:
             ended = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
+                command,
+                cwd=ROOT,
+                env=_environment(card, folder),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
                 timeout=_CARD_LIMIT_S,
-            )  # fmt: skip
+            )
             output, error = ended.stdout, None if ended.returncode == 0 else f"exit code {ended.returncode}"
         except subprocess.TimeoutExpired as late:
             output = (late.stdout or b"").decode()
