@@ -31,6 +31,7 @@ KUBERNETES = ("1.30", "1.37")  # the oldest with all that is used, and the newes
 DEFAULTS = ServeConfig()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 HOME = PurePosixPath("/home/phi")
+CHECK_INTERVAL_S = 1  # of HAProxy
 ENGINE_STOP_S = 15  # what a server takes beyond its requests, with room to spare
 
 
@@ -91,6 +92,7 @@ def test_the_servers_get_flags_that_there_are(servers: list[dict[str, Any]], pod
         assert not unknown
         config = ServeConfig.from_flags(options, ())
         assert config.model == PHI_3_5_VISION.hub_id  # never the demo
+        assert (config.limits.stop_notice_s or 0) > CHECK_INTERVAL_S
         assert config.api_key_file and PurePosixPath(config.api_key_file).name == "api-keys"
 
 
