@@ -58,7 +58,9 @@ def put_stub_in_place(folder: Path) -> None:
 
         async def add_request_async(self, request: Any) -> None:
             self._encoder.encode(request)  # as for the engine's process
-            self._put(request.request_id, self._end_id, None, FinishReason.STOP, PrefillStats())
+            stats = PrefillStats()
+            stats.num_prompt_tokens = len(request.prompt_token_ids)
+            self._put(request.request_id, self._end_id, None, FinishReason.STOP, stats)
 
     def make_stub(vllm_config: Any, *_: Any, renderer: Any = None, **__: Any) -> QuickStub:
         return QuickStub(vllm_config, renderer.tokenizer, folder)
