@@ -92,7 +92,7 @@ def test_the_servers_get_flags_that_there_are(servers: list[dict[str, Any]], pod
         assert not unknown
         config = ServeConfig.from_flags(options, ())
         assert config.model == PHI_3_5_VISION.hub_id  # never the demo
-        assert (config.limits.stop_notice_s or 0) > CHECK_INTERVAL_S
+        assert config.limits.stop_notice_s > CHECK_INTERVAL_S
         assert config.api_key_file and PurePosixPath(config.api_key_file).name == "api-keys"
 
 
