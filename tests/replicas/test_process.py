@@ -16,7 +16,7 @@ from aiohttp import web
 from phi_vision.errors import PhiVisionError, UsageError
 from phi_vision.replicas import process, watch
 from phi_vision.replicas.process import KeptProcess, Tell
-from phi_vision.replicas.watch import READY, Watch
+from phi_vision.replicas.watch import READY, Agreement, Watch
 
 from tests.support import small_fleet
 from tests.support.programs import program
@@ -98,18 +98,19 @@ def nature(**actual: Any) -> Upstream:
     return Upstream(handler)
 
 
-def test_a_server_that_would_answer_differently_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Watch, "nature", None)
-    told = Told()
+def test_a_server_that_would_answer_differently_is_stopped() -> None:
+    told, agreement = Told(), Agreement()
     one, other = kept(told, FOREVER), kept(told, FOREVER)
 
     async def scenario() -> None:
         async with running(nature()) as url, running(nature(max_model_len=8192)) as another_url:
             keeping = [asyncio.create_task(it.keep()) for it in (one, other)]
             await until(lambda: one.running and other.running)
-            looking = asyncio.create_task(Watch(url, one, told.tell, hang_timeout_s=100).keep())
+            looking = asyncio.create_task(Watch(url, one, agreement, told.tell, hang_timeout_s=100).keep())
             await until(lambda: one.has_worked)
-            also = asyncio.create_task(Watch(another_url, other, told.tell, hang_timeout_s=100).keep())
+            also = asyncio.create_task(
+                Watch(another_url, other, agreement, told.tell, hang_timeout_s=100).keep()
+            )
             with pytest.raises(UsageError, match="context 8192, not 4096"):
                 await keeping[1]
             for task in (looking, also):
@@ -123,7 +124,6 @@ def test_a_server_that_would_answer_differently_is_stopped(monkeypatch: pytest.M
 
 def test_a_server_that_says_nothing_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_PATIENCE_S", 0.2)
-    monkeypatch.setattr(Watch, "nature", None)
     told, silent, good = Told(), asyncio.Event(), nature()
 
     async def scenario() -> None:
@@ -136,7 +136,7 @@ def test_a_server_that_says_nothing_is_killed(monkeypatch: pytest.MonkeyPatch) -
 
         async with running(Upstream(handler)) as url:
             keeping = asyncio.create_task(it.keep())
-            look = Watch(url, it, told.tell, hang_timeout_s=0.5)
+            look = Watch(url, it, Agreement(), told.tell, hang_timeout_s=0.5)
             looking = asyncio.create_task(look.keep())
             await until(lambda: it.life == 2)
             looking.cancel()

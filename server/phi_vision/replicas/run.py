@@ -23,10 +23,11 @@ from phi_vision.replicas.balancer import balancer_process, find_haproxy
 from phi_vision.replicas.process import KeptProcess, Tell
 from phi_vision.replicas.settings import ReplicaSettings
 from phi_vision.replicas.shares import Share, check, divide
-from phi_vision.replicas.watch import Watch
+from phi_vision.replicas.watch import Agreement, Watch
 from phi_vision.serving import descriptors, startup
 from phi_vision.settings import command_line
 
+_LAST_PORT = 65_535
 _NOTICE_S = 3.0  # in which HAProxy, which asks each second, learns that a server stops
 _SERVERS_END_S = 60.0  # without requests
 _LOOK_INTERVAL_S = 0.2
@@ -111,8 +112,9 @@ class _Replicas:
             )
             for number, (port, share) in enumerate(zip(ports, shares, strict=True), 1)
         ]
+        agreement = Agreement()
         self._watches = [
-            Watch(f"http://{ServeConfig.host}:{port}", server, tell, settings.hang_timeout_s)
+            Watch(f"http://{ServeConfig.host}:{port}", server, agreement, tell, settings.hang_timeout_s)
             for port, server in zip(ports, self._servers, strict=True)
         ]
         self._weights_are_here = asyncio.Event()
@@ -182,7 +184,13 @@ class _Replicas:
 
 
 def _reserve(port: int) -> socket.socket:
-    """Keep a port for a server, also while it is started again: who asks for any free one does not get it."""
+    """Keep a port for a server, also while it is started again: who asks for any free one does not get it.
+
+    Raises:
+        UsageError: it is taken.
+    """
+    if port > _LAST_PORT:
+        raise UsageError("--port is too high: the servers listen on the next ones")
     reserved = startup.listen(ServeConfig.host, port)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that the server can listen there
     return reserved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -17,22 +18,37 @@ _INTERVAL_S = 0.5
 _PATIENCE_S = 3.0  # for one answer
 
 
+@dataclass
+class Agreement:
+    """What answers depend on, as the first server has it that was ready."""
+
+    first: dict[str, Any] | None = None
+
+    def difference(self, nature: dict[str, Any]) -> str:
+        """How another server's is different; empty where it is not."""
+        self.first = first = self.first or nature
+        different = [what for what in nature if nature[what] != first[what]]
+        return "; ".join(f"{what} {nature[what]}, not {first[what]}" for what in different)
+
+
 class Watch:
     """One server.
 
     Args:
         url: of it, without a path.
         process: of it.
+        agreement: of all servers.
         tell: the user.
         hang_timeout_s: silence that counts as a hang. A server that was not ready yet never hangs.
     """
 
-    nature: dict[str, Any] | None = None  # what answers depend on, of the first server that was ready
-
-    def __init__(self, url: str, process: KeptProcess, tell: Tell, hang_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, process: KeptProcess, agreement: Agreement, tell: Tell, hang_timeout_s: float
+    ) -> None:
         self.state = STARTING
         self._url = url
         self._process = process
+        self._agreement = agreement
         self._tell = tell
         self._hang_timeout_s = hang_timeout_s
 
@@ -67,11 +83,7 @@ class Watch:
 
     async def _welcome(self, http: aiohttp.ClientSession) -> None:
         """It is ready for the first time. If it is not like the first one, it is stopped."""
-        nature = await _nature(self._url, http)
-        Watch.nature = first = Watch.nature or nature
-        different = [what for what in nature if nature[what] != first[what]]
-        if different:
-            how = "; ".join(f"{what} {nature[what]}, not {first[what]}" for what in different)
+        if how := self._agreement.difference(await _nature(self._url, http)):
             self._process.fault = f"it is not like the others ({how}): name a --profile and a --max-model-len"
             self._tell.say(f"{self._process.name} is not like the others: {how}; it is stopped")
             self._process.send(signal.SIGTERM)
