@@ -8,6 +8,7 @@ starts further API processes by this file too, as `__mp_main__`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import json
@@ -50,17 +51,15 @@ def put_stub_in_place(folder: Path) -> None:
     sys.modules[spec.name] = stub  # where its dataclasses look for their module
     spec.loader.exec_module(stub)
     from vllm.entrypoints.cli import serve as vllm_serve
-    from vllm.v1.engine import FinishReason, core_client
-    from vllm.v1.metrics.stats import PrefillStats
+    from vllm.v1.engine import core_client
 
     class QuickStub(stub.StubEngineCore):  # type: ignore[name-defined]
-        """Each request is answered with the token that ends an answer; nothing is looked at or written."""
+        """Each request gets the same answer: no prompt is decoded, nothing is looked at or written."""
 
         async def add_request_async(self, request: Any) -> None:
             self._encoder.encode(request)  # as for the engine's process
-            stats = PrefillStats()
-            stats.num_prompt_tokens = len(request.prompt_token_ids)
-            self._put(request.request_id, self._end_id, None, FinishReason.STOP, stats)
+            answer = self._answer(request, stub.ScriptedAnswer(stub.ANSWER), "")
+            self._at_work[request.request_id] = asyncio.create_task(answer)
 
     def make_stub(vllm_config: Any, *_: Any, renderer: Any = None, **__: Any) -> QuickStub:
         return QuickStub(vllm_config, renderer.tokenizer, folder)
