@@ -139,7 +139,7 @@ BAD_PARTS: list[tuple[dict[str, Any], str, str]] = [
     ({"type": "file", "file": {"file_data": "data:application/pdf,x"}}, "file", "base64"),
     ({"type": "file", "file": {"file_data": "http://127.0.0.1/a.pdf"}}, "file", "base64"),
     ({"type": "file", "file": {"file_url": "http://127.0.0.1/a.pdf"}}, "file", "not public"),
-    ({"type": "file", "file": {"file_id": "file-" + "0" * 32}}, "file.file_id", "no file"),
+    ({"type": "file", "file": {"file_id": "file-gone"}}, "file.file_id", "no file"),
     ({"type": "file", "file": {"file_id": "../secret"}}, "file.file_id", "no file"),
     (file_part(PDFS[3], pages="4"), "file.pages", "no page 4: the document has 3 pages"),
     (file_part(PDFS[3], pages="x"), "file.pages", "'1-3,7'"),

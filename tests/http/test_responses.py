@@ -173,7 +173,7 @@ def test_without_a_task_vllm_alone_says_how_it_ended(stub: StubServer) -> None:
     [
         ([file_part(3, pages="4")], "input[0].content[0].pages"),
         ([file_part(70)], "input[0].content[0]"),
-        ([text("x"), {"type": "input_file", "file_id": "file-" + "0" * 32}], "input[0].content[1].file_id"),
+        ([text("x"), {"type": "input_file", "file_id": "file-gone"}], "input[0].content[1].file_id"),
         ([{"type": "input_file", "file_url": "http://127.0.0.1/a.pdf"}], "input[0].content[0]"),
         ([{"type": "input_file", "filename": "a.pdf"}], "input[0].content[0]"),
         ([{"type": "input_file", "file_data": "data:;base64,%%"}], "input[0].content[0]"),
