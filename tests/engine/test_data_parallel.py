@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +28,15 @@ PAGES = [
     for i in range(8)
 ]
 ENGINES = ("0", "1")
+CORES = sorted(map(str, os.sched_getaffinity(0)))
+HALF = len(CORES) // 2
 
 
 @pytest.fixture(scope="module")
 def two_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log_path = tmp_path_factory.mktemp("two_engines") / "log.txt"
-    with running_server(log_path, *FLAGS, "--data-parallel-size", "2") as server:
+    env = {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(part) for part in (CORES[:HALF], CORES[HALF:]))}
+    with running_server(log_path, *FLAGS, "--data-parallel-size", "2", env=env) as server:
         yield server
 
 
