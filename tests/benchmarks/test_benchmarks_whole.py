@@ -73,7 +73,7 @@ def bench(python: str, url: str, out: Path, *flags: str) -> subprocess.Popen[str
         sys.executable,
     ]
     command += ["--workloads", "vqa", "--answer-tokens", str(TOKENS)]
-    command += ["--skip", "image-path,route-overhead,eager", *flags]
+    command += ["--skip", "image-path,route-overhead", *flags]
     env = os.environ | {"PYTHONPATH": str(ROOT / "server")}
     # As from a terminal. A shell starts its background jobs with Ctrl-C ignored, which is inherited.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
