@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,14 @@ def benchmark(folder: str) -> str:
     """The cells of a committed run of `make bench`."""
     from benchmarks.harness.summary import markdown_table
 
-    return str(markdown_table(_result(f"{folder}/result.json")))
+    return str(markdown_table(read_result(f"{folder}/result.json")))
 
 
 def ratios(folder: str) -> str:
     """Ours against the other servers of a committed run: median of the rounds, their lowest and highest."""
     figures = ("requests_per_s", "ttft_p50_ms", "e2e_p50_ms")
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
-    for ratio in _result(f"{folder}/result.json")["ratios"]:
+    for ratio in read_result(f"{folder}/result.json")["ratios"]:
         spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         cell = (ratio["workload"], f"{ratio['concurrency']} at a time", ratio.get("against", ""))
         cells.setdefault(cell, {})[ratio["figure"]] = spread
@@ -35,7 +34,7 @@ def ratios(folder: str) -> str:
 def memory(folder: str) -> str:
     """What the servers of a committed run hold, with the processes below them."""
     rows = []
-    for label, server in _result(f"{folder}/result.json")["servers"].items():
+    for label, server in read_result(f"{folder}/result.json")["servers"].items():
         sizes = (f"{server['memory'][key] / (1 << 30):.1f}" for key in ("steady_bytes", "peak_bytes"))
         rows.append((label, *sizes, f"{server['start_s']:.0f}"))
     return table("server | idle, GiB | at the peak, GiB | start, s", rows)
@@ -44,7 +43,7 @@ def memory(folder: str) -> str:
 def image_path(folder: str) -> str:
     """The picture path of a committed run beside the published processor's float path."""
     rows = []
-    for stage in _result(f"{folder}/result.json")["image_path"]["pictures"]:
+    for stage in read_result(f"{folder}/result.json")["image_path"]["pictures"]:
         times = (f"{stage[key]:.1f}" for key in ("ours_ms", "reference_ms"))
         sizes = (f"{stage[key] / 1e6:.1f}" for key in ("ours_bytes", "reference_bytes"))
         rows.append((stage["picture"], *times, *sizes))
@@ -53,16 +52,16 @@ def image_path(folder: str) -> str:
 
 def tower() -> str:
     """What a layer of the vision tower takes on a CPU, by how many crops go through it at once."""
-    found = _result("tower.json")
+    found = read_result("tower.json")
     rows = [
         (row["crops_at_once"], f"{row['wall_ms']:,.0f}", f"{row['cpu_ms']:,.0f}") for row in found["rows"]
     ]
-    return f"{table('crops at once | ms | processor time, ms', rows)}\n\n{_machine(found)}"
+    return f"{table('crops at once | ms | processor time, ms', rows)}\n\n{machine_of(found)}"
 
 
 def kv_quantization() -> str:
     """Errors of the quantized KV caches."""
-    errors = _result("kv_quantization.json")["errors"]
+    errors = read_result("kv_quantization.json")["errors"]
     columns = [(keys, f"{of}_percent") for keys in errors for of in ("keys", "attention")]
     rows = [
         (dtype, *(f"{errors[keys][dtype][of]:.2f} %" for keys, of in columns)) for dtype in errors["gaussian"]
@@ -72,7 +71,7 @@ def kv_quantization() -> str:
 
 def front_end() -> str:
     """Pictures a second through the front end, one API process: ours and stock vLLM."""
-    found = _result("front_end.json")
+    found = read_result("front_end.json")
     rates = {
         (row["picture"], row["workers"], row["front_end"]): row
         for row in found["speed"]
@@ -93,13 +92,13 @@ def front_end() -> str:
             )
         )
     head = "workers | picture | draw, ms | receive, ms | ours, a second | of the ideal | stock vLLM"
-    return f"{table(head, rows)}\n\n{_machine(found)}"
+    return f"{table(head, rows)}\n\n{machine_of(found)}"
 
 
 def front_end_processes() -> str:
     """Pictures a second with several processes, beside what the plan reckons."""
     rows = []
-    for row in _result("front_end.json")["speed"]:
+    for row in read_result("front_end.json")["speed"]:
         if "predicted_per_s" in row:
             low, high = (pick(row["shares_of_predicted"]) for pick in (min, max))
             rates = (
@@ -116,7 +115,7 @@ def pdf_pages() -> str:
     """Pages of PDF files a second through the front end, one page a request."""
     if not (RESULTS / "pdf_pages.json").exists():
         return "No committed result yet."
-    found = _result("pdf_pages.json")
+    found = read_result("pdf_pages.json")
     rows = [
         (
             row["workers"],
@@ -130,12 +129,12 @@ def pdf_pages() -> str:
         for row in found["speed"]
     ]
     head = "workers | document | MB | worker, ms a page | server, ms a page | pages a second | of the ideal"
-    return f"{table(head, rows)}\n\n{_machine(found)}"
+    return f"{table(head, rows)}\n\n{machine_of(found)}"
 
 
 def ray_speed() -> str:
     """Pages a second through the plain client of `batch` and through a Ray cluster."""
-    found = _result("ray.json")
+    found = read_result("ray.json")
     rows = [
         (
             row["servers"],
@@ -148,7 +147,7 @@ def ray_speed() -> str:
         for row in found["speed"]
     ]
     head = "servers | client | pages a second | of the ideal | start, s | command's processor time, ms a page"
-    return f"{table(head, rows)}\n\n{_machine(found)}"
+    return f"{table(head, rows)}\n\n{machine_of(found)}"
 
 
 def ray_estimate(gpus: str, millions: str, pages_per_s: str) -> str:
@@ -159,7 +158,7 @@ def ray_estimate(gpus: str, millions: str, pages_per_s: str) -> str:
         millions: of pages.
         pages_per_s: of each server; assumed.
     """
-    found = _result("ray.json")
+    found = read_result("ray.json")
     page, queue = found["page"], found["queue"]
     command_ms = max(row["command_cpu_ms"] for row in found["speed"] if row["client"] == "ray")
     rate, count = int(gpus) * float(pages_per_s), 1e6 * float(millions)
@@ -189,73 +188,19 @@ def ray_estimate(gpus: str, millions: str, pages_per_s: str) -> str:
         for name, size in sizes.items()
     ]
     head = f"what | a page | at {rate:,.0f} pages a second | {count / 1e6:,.0f} million pages"
-    return f"{table(head, rows)}\n\n{_machine(found)}"
+    return f"{table(head, rows)}\n\n{machine_of(found)}"
 
 
-def _machine(found: Any) -> str:
+def machine_of(found: Any) -> str:
+    """The machine of a result, in a line."""
     machine = found["machine"]
     load = f"load average at the start {machine['load_average_1min']:.1f}"
     return f"{machine['cpu']}, {machine['cores']} cores, {load}."
 
 
-def documents(part: str) -> str:
-    """How the demo reads pages: `rotation`, `tiles` or `confidence`."""
-    summary = _result("documents.json")["summary"]
-    rows: list[Sequence[Any]]
-    match part:
-        case "rotation":
-            rows = [
-                (
-                    lies,
-                    row["pages"],
-                    f"{row['end_upright']:.1%}",
-                    f"{row['character_errors']:.1%}",
-                    f"{row['tried_again']:.0%}",
-                    f"{row['tokens']:,.0f}",
-                    f"{row['tokens_of_one_reading']:,.0f}",
-                    f"{summary['seconds'][lies]['seconds']:.1f}",
-                )
-                for lies, row in summary["rotation"].items()
-            ]
-            head = (
-                "page lies | pages | end upright | character errors | tried again | tokens | of one reading "
-                "| seconds"
-            )
-        case "tiles":
-            rows = [
-                (
-                    {
-                        "whole": "whole, 16 crops",
-                        "tiles": "by default",
-                        "slanting": "by default, 2 degrees askew",
-                    }[way],
-                    f"{row['tiles']:.1f}",
-                    f"{row['character_errors']:.1%}",
-                    f"{row['requests']:.1f}",
-                    f"{row['prompt_tokens']:,.0f}",
-                    f"{row['completion_tokens']:,.0f}",
-                    f"{row['seconds']:.1f}",
-                )
-                for way, row in summary["tiles"].items()
-            ]
-            head = "read | tiles | character errors | requests | prompt tokens | answer tokens | seconds"
-        case _:
-            rows = [
-                (
-                    f"{row['from']:.2f} to {row['to']:.2f}",
-                    row["count"],
-                    f"{row['confidence']:.3f}",
-                    f"{row['right']:.3f}",
-                )
-                for row in summary["words"]
-            ]
-            head = "confidence | words | mean | share right"
-    return table(head, rows)
-
-
 def batch_soak() -> str:
     """A run of `batch` that is killed again and again, beside one that is not; the memory of the client."""
-    found = _result("batch_soak.json")
+    found = read_result("batch_soak.json")
     rows = [
         (
             name,
@@ -288,81 +233,17 @@ def batch_soak() -> str:
 def batch_latency() -> str:
     """What a client waits alone, beside other clients and beside a batch."""
     rows = []
-    for row in _result("batch_latency.json")["rows"]:
+    for row in read_result("batch_latency.json")["rows"]:
         times = [f"{row[key][p]:,.0f}" for key in ("first_token_ms", "whole_ms") for p in ("p50", "p95")]
         rows.append((row["beside"], row["requests"], *times, f"{row['others_per_s']:.1f}"))
     head = "beside | requests | TTFT p50, ms | p95 | whole request p50, ms | p95 | others, requests a second"
     return table(head, rows)
 
 
-def layout_blank() -> str:
-    """How often drawn pages are found blank, by the dirt on them."""
-    found = _result("layout.json")
-    of = found["pages_a_row"]
-    rows = [
-        (dirt, *(f"{counts[f'{kind}_found_blank']} of {of}" for kind in ("blank", "one_line")))
-        for dirt, counts in found["blank"].items()
-    ]
-    return table("dirt | blank pages found blank | pages with one line found blank", rows)
-
-
-def layout_print() -> str:
-    """Errors of the height of small letters, and of the axis of text, by the kind of page."""
-    found = _result("layout.json")
-    rows = [
-        (
-            kind,
-            f"{row['median_error']:+.1%}",
-            f"{row['worst_error']:.1%}",
-            row["axis_right"],
-            row["found_blank"],
-        )
-        for kind, row in found["print"].items()
-    ]
-    head = "page | height of small letters, median error | worst | axis right, of {} | found blank"
-    return table(head.format(found["pages_a_row"]), rows)
-
-
-def layout_tiles() -> str:
-    """Lines that tiles part and lose, by how much the page slants, and the time that all facts take."""
-    keys = ("pages", "tiles", "lines", "parted", "lost")
-    totals: dict[float, dict[str, int]] = {}
-    found = _result("layout.json")
-    for row in found["tiles"]:
-        total = totals.setdefault(row["skew_degrees"], dict.fromkeys(keys, 0))
-        for key in keys:
-            total[key] += row[key]
-    rows = [(f"{skew:g}", *(f"{total[key]:,}" for key in keys)) for skew, total in totals.items()]
-    time_s = found["median_ms_a_page"] / 1000
-    return (
-        f"{table('slant, degrees | pages | tiles | lines | parted by a cut | lost', rows)}\n\n"
-        f"All facts of a page took {time_s:.2f} s (median), "
-        f"load average at the end {found['machine']['load_average_1min']:.1f}."
-    )
-
-
-def loops_pages() -> str:
-    """How many real pages the loop guard cuts."""
-    found = _result("loops.json")
-    rows = [
-        (kind, found["pages_a_row"], f"{row['chars']:,}", row["cut"], row["microseconds_per_token"])
-        for kind, row in found["pages"].items()
-    ]
-    return table("page | pages | characters | cut | microseconds a token", rows)
-
-
-def loops_cut() -> str:
-    """How soon the loop guard cuts loops."""
-    found = _result("loops.json")
-    keys = ("cut", "kept_once", "lines_of_repeats_median", "lines_of_repeats_most")
-    rows = [(kind, found["pages_a_row"], *map(row.get, keys)) for kind, row in found["loops"].items()]
-    return table("what repeats | loops | cut | kept once | lines of repeats, median | most", rows)
-
-
 def demo_exam() -> str:
     """How often the demo model is right."""
     rows = []
-    for name, part in _result("demo_exam.json")["parts"].items():
+    for name, part in read_result("demo_exam.json")["parts"].items():
         is_text = name.startswith(("ocr", "small print", "order-read"))
         errors = f"{100 * part['cer']:.1f} %" if is_text else ""
         rows.append((name, part["asked"], f"{100 * part['exact']:.1f} %", errors))
@@ -373,7 +254,7 @@ def eval_demo() -> str:
     """What each precision costs the demo, beside the first."""
     if not (RESULTS / "eval_demo.json").exists():
         return "No committed result yet."
-    found = _result("eval_demo.json")
+    found = read_result("eval_demo.json")
     rows = []
     for profile in found["profiles"]:
         scores = {row["metric"]: row for row in profile["scores"] if row["part"] == "all"}
@@ -393,7 +274,7 @@ def eval_demo() -> str:
         "profile | answers | exact | character errors | exact, difference | character errors, difference "
         "| better / worse | p | other answers"
     )
-    return f"{table(head, rows)}\n\n{_machine(found)}"
+    return f"{table(head, rows)}\n\n{machine_of(found)}"
 
 
 def _share(row: Any) -> str:
@@ -406,5 +287,6 @@ def _difference(row: Any) -> str:
     return f"{100 * row['difference']:+.2f}{interval}"
 
 
-def _result(name: str) -> Any:
+def read_result(name: str) -> Any:
+    """A committed result."""
     return json.loads((RESULTS / name).read_text())
