@@ -37,6 +37,24 @@ def test_a_file_that_is_no_picture_is_named(stub: StubServer, visit: Visit) -> N
     page.ended("Complete")
 
 
+def test_no_question_is_asked_before_its_example_has_come(stub: StubServer, visit: Visit) -> None:
+    page = visit(stub.url, expected=REFUSED).wait_until_ready()
+    held: list[Route] = []
+    page.tab.route(lambda url: url.endswith("/examples/sign.png"), lambda route: held.append(route))
+    page.button("Sign").click()
+    assert page.button("Ask").is_disabled()
+    page.tab.keyboard.press("Control+Enter")
+    eventually(lambda: page.tab.evaluate("true") and held != [])
+    held.pop().fulfill(status=503)
+    page.shown("#files-fault", "could not be fetched")
+    page.button("Sign").click()
+    eventually(lambda: page.tab.evaluate("true") and held != [])
+    held.pop().continue_()
+    page.ask()
+    page.ended("Complete")
+    assert page.answer == ANSWER and page.tab.locator("#files-fault").is_hidden()
+
+
 @pytest.mark.parametrize(
     ("label", "value", "field", "words"),
     [

@@ -36,7 +36,7 @@ let frame = null;
 function drawQuestion() {
   form.draw();
   drawStage(pictures, form.server, form.byPage ? form.server.num_crops : form.chosenCrops, form.badPlaces);
-  byId("send").disabled = !isReady || !form.server || going !== null;
+  byId("send").disabled = !isReady || !form.server || going !== null || pictures.coming > 0;
   setText(byId("send"), wantsKey ? "A key is needed" : isReady && form.server ? "Ask" : "Waiting for the server");
   byId("stop").hidden = going === null;
 }
@@ -181,9 +181,21 @@ function save(kind) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
+async function exampleOf(file) {
+  const answer = await fetch(`page/examples/${file}`);
+  if (!answer.ok) throw new Error(answer.statusText);
+  return answer.blob();
+}
+
 async function tryExample({ file, task, text }) {
-  const blob = await (await fetch(`page/examples/${file}`)).blob();
   pictures.replace([]);
+  let blob;
+  try {
+    blob = await pictures.await(exampleOf(file));
+  } catch {
+    form.showFault("files", "The example could not be fetched from the server.");
+    return;
+  }
   await pictures.add([new File([blob], file, { type: blob.type })]);
   form.choose(task, text ?? "");
   drawQuestion();

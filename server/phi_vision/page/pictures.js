@@ -38,10 +38,11 @@ class ChosenFile {
   }
 }
 
-/** The files at hand. `change` is dispatched when they, or which one is shown, have changed. */
+/** The files at hand. `change` is dispatched when they, which one is shown, or whether some are still to come has changed. */
 export class Pictures extends EventTarget {
   files = [];
   shown = 0; // place of the one that is looked at
+  coming = 0; // promises that files wait for: no question is to be asked without them
 
   get current() {
     return this.files[this.shown] ?? null;
@@ -50,8 +51,20 @@ export class Pictures extends EventTarget {
   async add(blobs) {
     const added = [...blobs].map((blob) => new ChosenFile(blob, blob.name ?? "picture"));
     if (!added.length) return;
-    await Promise.all(added.map((file) => file.measure()));
+    await this.await(Promise.all(added.map((file) => file.measure())));
     this.replace([...this.files, ...added], this.files.length);
+  }
+
+  /** What a promise gives that files wait for. */
+  async await(promise) {
+    this.coming += 1;
+    this.dispatchEvent(new Event("change"));
+    try {
+      return await promise;
+    } finally {
+      this.coming -= 1;
+      this.dispatchEvent(new Event("change"));
+    }
   }
 
   remove(place) {

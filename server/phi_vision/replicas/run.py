@@ -24,7 +24,7 @@ from phi_vision.replicas.process import KeptProcess, Tell
 from phi_vision.replicas.settings import ReplicaSettings
 from phi_vision.replicas.shares import Share, check, divide
 from phi_vision.replicas.watch import Agreement, Watch
-from phi_vision.serving import descriptors, startup
+from phi_vision.serving import descriptors, private_folder, startup
 from phi_vision.settings import command_line
 
 _LAST_PORT = 65_535
@@ -54,6 +54,7 @@ def run(config: ServeConfig, settings: ReplicaSettings, tell: Tell) -> None:
     common = server_command(config, flags)
     haproxy = find_haproxy()
     with ExitStack() as stack:
+        stack.callback(private_folder.remove_what_crashes_left)  # a server that was killed is not always started again
         opened = stack.enter_context(startup.listen(config.host, config.port))
         places = range(1, len(shares) + 1)
         ports = [stack.enter_context(_reserve(config.port and config.port + place)) for place in places]

@@ -39,7 +39,7 @@ class PrivateFolder:
 
     def __init__(self) -> None:
         base = _base()
-        _remove_what_crashes_left(base)
+        _remove_folders_of_dead_servers(base)
         try:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
             if len(os.fsencode(self.path)) > _MAX_PATH_BYTES:
@@ -74,6 +74,11 @@ class PrivateFolder:
     def remove(self) -> None:
         """Remove the folder, once the server's processes have ended."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_what_crashes_left() -> None:
+    """Remove the folders and the shared memory of this user's servers that were killed."""
+    _remove_folders_of_dead_servers(_base())
 
 
 def of_this_server() -> Path | None:
@@ -136,8 +141,7 @@ def _probe(file: Path) -> None:
     file.unlink()
 
 
-def _remove_what_crashes_left(base: str) -> None:
-    """Remove the folders of this user's dead servers, and their shared memory."""
+def _remove_folders_of_dead_servers(base: str) -> None:
     for folder in Path(base).glob(f"{_PREFIX}*"):
         # Other users may create anything under such a name, and another start may be cleaning up too.
         with contextlib.suppress(OSError, ValueError):

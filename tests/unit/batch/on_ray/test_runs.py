@@ -306,10 +306,11 @@ def own_servers() -> list[psutil.Process]:
 
 def num_done() -> int:
     """Of the run in `out`, as its queue has it."""
-    if not Path("out/run.sqlite").exists():
+    try:
+        with contextlib.closing(sqlite3.connect("file:out/run.sqlite?mode=ro", uri=True)) as database:
+            count: int = database.execute("SELECT count(*) FROM items WHERE state = 'done'").fetchone()[0]
+    except sqlite3.OperationalError:  # the file, or the table in it, is not there yet
         return 0
-    with contextlib.closing(sqlite3.connect("file:out/run.sqlite?mode=ro", uri=True)) as database:
-        count: int = database.execute("SELECT count(*) FROM items WHERE state = 'done'").fetchone()[0]
     return count
 
 
