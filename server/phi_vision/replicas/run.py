@@ -54,7 +54,7 @@ def run(config: ServeConfig, settings: ReplicaSettings, tell: Tell) -> None:
     common = server_command(config, flags)
     haproxy = find_haproxy()
     with ExitStack() as stack:
-        stack.callback(private_folder.remove_what_crashes_left)  # a server that was killed is not always started again
+        stack.callback(private_folder.remove_what_crashes_left)  # of servers that were killed
         opened = stack.enter_context(startup.listen(config.host, config.port))
         places = range(1, len(shares) + 1)
         ports = [stack.enter_context(_reserve(config.port and config.port + place)) for place in places]
