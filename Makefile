@@ -93,7 +93,7 @@ record: $(STAMP)  ## record what the README's pictures show: a session, and the 
 	$(DOCUMENTATION)
 
 type: $(STAMP)  ## mypy --strict
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 $(BENCH)/.ready: benchmarks/requirements-aiperf.txt
 	@echo "Setting up $(BENCH) for the load generator ..."

@@ -22,13 +22,13 @@ from torch import Tensor
 from tests.support.pictures import image_part, reference_picture, user
 from tests.support.random_weights import write_random_checkpoint
 from tests.support.serving import Server, running_server
-from tests.support.text_reference import Factors, TextReference
+from tests.support.text_reference import WINDOW, Factors, TextReference
 
 ANSWER_TOKENS = 16
 SHORT_PROMPTS = (50, 3000)
 LONG_PROMPTS = (4096, 5000, 9000)
-GROWING_PROMPTS = (4000, 4095)  # with an answer of 300 they pass 4,096 tokens
-GROWN_TOKENS = 300
+GROWING_PROMPTS = (4000, 4095)  # their answers pass 4,096 tokens by `GROWN_TOKENS`
+GROWN_TOKENS = 40
 LOGPROB_TOLERANCE = 1e-4  # float32, in another order of summation
 MODES_DIFFER = 0.1  # log-probabilities of the two modes, at least once in an answer
 
@@ -53,10 +53,13 @@ class Answer:
     cached_tokens: int
 
 
+PRINTABLE = list(range(260, 350))  # tokens
+
+
 def prompt_of(length: int, seed: int = 0) -> list[int]:
     """`<s>` and printable characters."""
     draw = random.Random(1000 * length + seed)
-    return [1, *(draw.randrange(260, 350) for _ in range(length - 1))]
+    return [1, *draw.choices(PRINTABLE, k=length - 1)]
 
 
 def complete(
@@ -167,7 +170,7 @@ def per_request(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> I
 
 
 def length_of_answer(prompt: int) -> int:
-    return GROWN_TOKENS if prompt in GROWING_PROMPTS else ANSWER_TOKENS
+    return WINDOW - prompt + GROWN_TOKENS if prompt in GROWING_PROMPTS else ANSWER_TOKENS
 
 
 LENGTHS = SHORT_PROMPTS + GROWING_PROMPTS + LONG_PROMPTS
@@ -283,12 +286,13 @@ def test_penalties_count_the_answer_across_the_window(per_request: Server, refer
 @pytest.mark.slow
 def test_a_stop_string_lies_over_the_window(per_request: Server) -> None:
     prompt = prompt_of(4080, seed=5)
-    whole = complete(per_request, prompt, tokens=40)
-    lengths = [len(complete(per_request, prompt, tokens=n).text) for n in (15, 20)]
+    readable: dict[str, Any] = {"allowed_token_ids": PRINTABLE}
+    whole = complete(per_request, prompt, tokens=40, **readable)
+    lengths = [len(complete(per_request, prompt, tokens=n, **readable).text) for n in (15, 20)]
     stop = whole.text[slice(*lengths)]  # of the tokens 4,095 to 4,100 of the sequence
     assert len(stop) >= 3
     for stream in (False, True):
-        stopped = complete(per_request, prompt, tokens=40, stream=stream, stop=[stop])
+        stopped = complete(per_request, prompt, tokens=40, stream=stream, stop=[stop], **readable)
         assert stopped.finish_reason == "stop"
         assert stopped.text == whole.text[: whole.text.index(stop)]
 
@@ -305,8 +309,8 @@ def test_what_vllm_keeps_of_a_request_crosses_the_window(
     )
     assert re.fullmatch("[ab]{60}", spelled.text)
     logprobs, _ = reference.answer_logprobs(prompt, spelled.token_ids)
-    letters = sorted(set(spelled.token_ids[:60]))
-    assert len(letters) == 2
+    letters = sorted(set(spelled.token_ids[:60]))  # some letters can be spelled by two tokens
+    assert len(letters) >= 2
     best = logprobs[:60, letters].max(-1).values
     assert (best - logprobs[range(60), spelled.token_ids[:60]]).max() < LOGPROB_TOLERANCE
 
