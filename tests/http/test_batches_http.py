@@ -238,6 +238,7 @@ def test_a_key_has_so_many_batches_at_once(keyed: StubServer) -> None:
     assert [ended(client, batch).status for batch in running] == ["completed"] * 2
 
 
+@pytest.mark.full
 def test_batches_and_files_survive_a_crash_and_do_not_hold_up_a_stop(tmp_path: Path) -> None:
     flags = ("--batch-share", "0.01", "--shutdown-timeout", "3600")  # one line at a time
     first = StubServer(tmp_path, *flags)
