@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_vision.cores import count_cores
+from phi_vision.media.worker_process import KEPT_MEMORY
 
 from benchmarks.harness.machine import describe_machine
 from benchmarks.studies._front_end_launch import FrontEnd, Measured, Setting, measure, running
@@ -46,17 +48,13 @@ LARGE = (8000, 6250, "JPEG")  # 50 megapixels
 SAMPLE_INTERVAL_S = 0.01
 
 
-def seconds_a_picture(data: bytes, repeats: int = 7) -> float:
-    """Processor time to decode and resize here, which others on the machine disturb little: the median."""
-    from phi_vision.media.decode import PictureLimits, decode
-    from phi_vision.model.canvas import draw_canvas
-
-    times = []
-    for _ in range(repeats):
-        start = time.thread_time()
-        draw_canvas(decode(data, PictureLimits(100_000_000)), NUM_CROPS)
-        times.append(time.thread_time() - start)
-    return statistics.median(times)
+def seconds_a_picture(data: bytes) -> float:
+    """Processor time to decode and resize, in a process that keeps its memory as a picture worker does."""
+    command = [sys.executable, "-m", "benchmarks.studies._draw_seconds"]
+    done = subprocess.run(
+        command, input=data, stdout=subprocess.PIPE, env={**os.environ, **KEPT_MEMORY}, check=True
+    )
+    return float(done.stdout)
 
 
 def measure_speed(

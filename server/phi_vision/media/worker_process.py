@@ -22,7 +22,7 @@ _MAX_ANSWER_BYTES = 10_000
 _MAX_NUMBER = 1 << 31  # in an answer
 # Have glibc keep the memory of one picture for the next: 12 megapixels at 4 bytes, and the resized copy.
 # By its defaults each picture is given fresh pages, and a fifth of the time goes into clearing them.
-_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(96 << 20)}
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(96 << 20)}
 
 
 class WorkerProcess:
@@ -41,7 +41,7 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in PLAIN_ENVIRONMENT if name in os.environ}
-                | _KEPT_MEMORY,
+                | KEPT_MEMORY,
                 pass_fds=[self._memory.fileno()],
                 pipesize=_PIPE_BYTES,
                 start_new_session=True,  # Ctrl-C is for the server to handle
