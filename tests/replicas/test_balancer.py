@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from phi_vision.config import ServeConfig
 from phi_vision.errors import UsageError
-from phi_vision.replicas.balancer import configuration, find_haproxy
+from phi_vision.replicas.balancer import configuration, find_haproxy, timeouts
 
 from tests.support.programs import program
 
 DEPLOYED = Path(__file__).parents[2] / "server" / "deploy" / "haproxy.cfg"
 
-# What differs on one machine: the socket, whose log it is, what is refused, and servers that have no name.
-OURS = ("bind ", "option dontlog-normal", "http-request return ", "server ", "default-server ")
-THEIRS = ("bind ", "monitor-uri ", "http-request deny ", "server-template ", "default-server ")
+# What differs on one machine: socket, flags, whose log it is, what is refused, servers that have no name.
+FLAGS = ("hard-stop-after ", "timeout http-request ", "timeout client ")
+OURS = (*FLAGS, "bind ", "option dontlog-normal", "http-request return ", "server ", "default-server ")
+THEIRS = (*FLAGS, "bind ", "monitor-uri ", "http-request deny ", "server-template ", "default-server ")
 
 
 def settings(text: str, without: tuple[str, ...]) -> list[str]:
@@ -42,8 +46,18 @@ def test_haproxy_takes_it(tmp_path: Path) -> None:
     command = [program("haproxy", "haproxy"), "-c", "-f", str(file)]
     with socket.create_server(("127.0.0.1", 0)) as opened:
         fd = opened.fileno()
-        checked = subprocess.run(command, env={"LISTENING": str(fd)}, pass_fds=[fd], capture_output=True)
+        env = {"LISTENING": str(fd), **timeouts(ServeConfig())}
+        checked = subprocess.run(command, env=env, pass_fds=[fd], capture_output=True)
     assert (checked.returncode, b"WARNING" in checked.stderr) == (0, False), checked.stderr
+
+
+def test_its_timeouts_are_the_servers(tmp_path: Path) -> None:
+    config = ServeConfig()
+    own = timeouts(replace(config, limits=replace(config.limits, client_timeout_s=2.5), shutdown_timeout=600))
+    assert own == {"CLIENT_TIMEOUT_MS": "2500", "SHUTDOWN_TIMEOUT_S": "600"}
+    assert all(f'"${{{name}}}' in configuration([]) for name in own)
+    (seconds,) = re.findall(r"^ +timeout client (\d+)s", DEPLOYED.read_text(), re.MULTILINE)
+    assert float(seconds) == config.limits.client_timeout_s
 
 
 def test_without_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:

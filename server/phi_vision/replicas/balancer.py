@@ -33,12 +33,23 @@ def configuration(ports: Sequence[int]) -> str:
     return CONFIGURATION.read_text() + servers
 
 
-def balancer_process(program: str, opened: socket.socket, ports: Sequence[int], tell: Tell) -> KeptProcess:
+def timeouts(config: ServeConfig) -> dict[str, str]:
+    """Variables of the configuration."""
+    return {
+        "CLIENT_TIMEOUT_MS": str(round(1000 * config.limits.client_timeout_s)),
+        "SHUTDOWN_TIMEOUT_S": str(max(1, config.shutdown_timeout)),
+    }
+
+
+def balancer_process(
+    program: str, opened: socket.socket, config: ServeConfig, ports: Sequence[int], tell: Tell
+) -> KeptProcess:
     """Not started yet.
 
     Args:
         program: from `find_haproxy`.
         opened: what it listens on.
+        config: of the servers, whose timeouts are its own.
         ports: of the servers.
         tell: the user.
     """
@@ -47,7 +58,7 @@ def balancer_process(program: str, opened: socket.socket, ports: Sequence[int], 
         [program, "-db", "-f", "/dev/stdin"],  # -db: no process of its own in the background
         tell,
         label="haproxy",
-        env={"LISTENING": str(opened.fileno())},
+        env={"LISTENING": str(opened.fileno()), **timeouts(config)},
         pass_fds=[opened.fileno()],
         text=configuration(ports),
     )

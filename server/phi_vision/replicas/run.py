@@ -61,7 +61,7 @@ def run(config: ServeConfig, settings: ReplicaSettings, tell: Tell) -> None:
         numbers = [port.getsockname()[1] for port in ports]
         config = replace(config, port=opened.getsockname()[1])
         tell.show(_summary(config, shares, numbers, keyed=_is_keyed(config)))
-        balancer = balancer_process(haproxy, opened, numbers, tell)
+        balancer = balancer_process(haproxy, opened, config, numbers, tell)
         replicas = _Replicas(config, settings, shares, numbers, common, balancer, tell)
         asyncio.run(replicas.serve(opened))
 
