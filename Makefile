@@ -139,7 +139,7 @@ batch-soak: $(STAMP)  ## `phi-vision batch` with client and server killed in mid
 
 CHECK_CUDA := .cuda-venv
 
-check-cuda:  ## whether vLLM's CUDA build takes what `serve` starts on common GPUs; needs none, but 12 GB of disk
+check-cuda:  ## whether vLLM's CUDA build takes what `serve` starts on common GPUs; needs none, but 10 GB of disk
 	@$(MAKE) --no-print-directory install ACCEL=cuda VENV=$(CHECK_CUDA)
 	@$(CHECK_CUDA)/bin/python -m benchmarks.check_cuda $(ARGS)
 
