@@ -25,7 +25,12 @@ def ratios(folder: str) -> str:
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for ratio in read_result(f"{folder}/result.json")["ratios"]:
         spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        cell = (ratio["workload"], f"{ratio['concurrency']} at a time", ratio.get("against", ""))
+        work = (
+            ratio["workload"]
+            if ratio["distinct_pictures"]
+            else f"{ratio['workload']}, one picture again and again"
+        )
+        cell = (work, f"{ratio['concurrency']} at a time", ratio.get("against", ""))
         cells.setdefault(cell, {})[ratio["figure"]] = spread
     rows = [(*cell, *(found[figure] for figure in figures)) for cell, found in cells.items()]
     return table("workload | load | against | requests a second | time to first token | whole request", rows)
