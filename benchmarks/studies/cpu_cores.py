@@ -1,7 +1,8 @@
-"""Whether a CPU's server should also compute on the core that vLLM keeps back for its scheduler.
+"""Whether a CPU's server should compute on all cores, or keep one back, and how its threads should wait.
 
-Two servers that differ in `VLLM_CPU_NUM_OF_RESERVED_CPU` answer the same requests in turns, round by round.
-The machine must have nothing else to do: threads that wait for one another suffer most from other programs.
+Three servers answer the same requests in turns, round by round: one keeps a core back for vLLM's scheduler,
+as vLLM does by default, one keeps none, and one keeps none and lets the threads that compute sleep while
+they wait for one another. The machine must have nothing else to do: such threads suffer from other programs.
 
     python -m benchmarks.studies.cpu_cores --output benchmarks/results/cpu_cores.json
 """
@@ -9,6 +10,7 @@ The machine must have nothing else to do: threads that wait for one another suff
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
@@ -25,7 +27,12 @@ from phi_vision.client.process import ServerProcess
 from benchmarks.harness import drawing, machine, workloads
 from benchmarks.studies._server import client_of, running_server
 
-RESERVED = ("1", "0")  # cores kept back: vLLM's default, and none
+_CORES, _WAIT = "VLLM_CPU_NUM_OF_RESERVED_CPU", "OMP_WAIT_POLICY"
+SERVERS = {  # name -> environment
+    "one kept back": {_CORES: "1"},
+    "all": {_CORES: "0"},
+    "all, passive": {_CORES: "0", _WAIT: "PASSIVE"},
+}
 FLAGS = ("--model", "demo", "--max-model-len", "8192")
 TEXT_TOKENS = 1500  # of a prompt, about
 ANSWER_TOKENS = 48
@@ -59,35 +66,36 @@ def requests_per_s(server: ServerProcess, kind: str, concurrency: int, count: in
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """A row for each load: requests a second of both servers in each round."""
+    """A row for each load: requests a second of all servers in each round."""
     rows: dict[tuple[str, int], dict[str, list[float]]] = {
-        load: {reserved: [] for reserved in RESERVED} for load in LOADS
+        load: {name: [] for name in SERVERS} for load in LOADS
     }
-    one, none = (
-        running_server(*FLAGS, env={"VLLM_CPU_NUM_OF_RESERVED_CPU": reserved}) for reserved in RESERVED
-    )
-    with one as keeps_one, none as keeps_none:
-        servers = dict(zip(RESERVED, (keeps_one, keeps_none), strict=True))
+    with contextlib.ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(running_server(*FLAGS, env=env)) for name, env in SERVERS.items()
+        }
         for number in range(-1, rounds):  # the first to warm up
-            turns = RESERVED if number % 2 == 0 else RESERVED[::-1]
+            turns = list(SERVERS) if number % 2 == 0 else list(SERVERS)[::-1]
             for (kind, concurrency), count in LOADS.items():
-                for reserved in turns:
-                    rate = requests_per_s(servers[reserved], kind, concurrency, count, number)
+                for name in turns:
+                    rate = requests_per_s(servers[name], kind, concurrency, count, number)
                     if number >= 0:
-                        rows[kind, concurrency][reserved].append(rate)
+                        rows[kind, concurrency][name].append(rate)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return [_row(kind, concurrency, rates) for (kind, concurrency), rates in rows.items()]
 
 
 def _row(kind: str, concurrency: int, rates: dict[str, list[float]]) -> dict[str, Any]:
-    ratios = [none / one for one, none in zip(rates["1"], rates["0"], strict=True)]
+    """Ratios within a round, each server to the one before it."""
+    ratios = {}
+    for before, name in itertools.pairwise(rates):
+        found = [rate / other for rate, other in zip(rates[name], rates[before], strict=True)]
+        ratios[f"{name} / {before}"] = [round(of(found), 3) for of in (statistics.median, min, max)]
     return {
         "requests": kind,
         "concurrency": concurrency,
-        "requests_per_s": {reserved: [round(rate, 3) for rate in rates[reserved]] for reserved in RESERVED},
-        "ratio_median": round(statistics.median(ratios), 3),
-        "ratio_low": round(min(ratios), 3),
-        "ratio_high": round(max(ratios), 3),
+        "requests_per_s": {name: [round(rate, 3) for rate in found] for name, found in rates.items()},
+        "ratios": ratios,  # median, lowest, highest
     }
 
 
@@ -99,13 +107,9 @@ def main() -> None:
     args = options.parse_args()
     described = machine.describe_machine()
     rows = measure(args.rounds)
-    print("requests  at once  one core kept back, req/s  none  ratio (lowest to highest)")
     for row in rows:
-        one, none = (statistics.median(row["requests_per_s"][reserved]) for reserved in RESERVED)
-        print(
-            f"{row['requests']:<9} {row['concurrency']:>7} {one:>26.2f} {none:>5.2f} "
-            f"{row['ratio_median']:>6.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-        )
+        rates = {name: round(statistics.median(found), 2) for name, found in row["requests_per_s"].items()}
+        print(row["requests"], row["concurrency"], rates, row["ratios"])
     if args.output:
         result = {"benchmark": "cpu_cores", "machine": described, "git": machine.git_state(), "rows": rows}
         args.output.write_text(json.dumps(result, indent=2) + "\n")

@@ -196,6 +196,17 @@ def test_the_environment_of_the_user_stays() -> None:
     assert name not in launch(A10).env
 
 
+def test_threads_on_few_cores_sleep_while_they_wait() -> None:
+    name = "OMP_WAIT_POLICY"
+    assert launch(CPU, max_model_len=4096, cores=2).env[name] == "PASSIVE"
+    for env in (
+        launch(CPU, max_model_len=4096, cores=16).env,
+        launch(CPU, max_model_len=4096, cores=2, environ={name: "ACTIVE"}).env,
+        launch(A10, cores=2).env,
+    ):
+        assert name not in env
+
+
 def test_nothing_is_compiled_in_eager_mode() -> None:
     def plan(device: Device, *flags: str, **environ: str) -> LaunchPlan:
         return launch(device, *flags, max_model_len=4096, environ=environ)
