@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,10 +39,11 @@ class Fleet(ServerProcess):
     """`phi-vision replicas` with two servers; a picture gets the same answer from each."""
 
     def __init__(self, folder: Path, program: Sequence[str], *flags: str) -> None:
-        own = ["--replicas", "2", "--model", "demo", "--port", "0", "--hang-timeout-s", "5"]
+        own = ["--replicas", "2", "--model", "demo", "--port", "0"]
         command = [sys.executable, *program, *own, "--files-folder", str(folder / "files"), *flags]
         super().__init__(command, folder / "log.txt", env={**PATIENT_ENV, "TMPDIR": str(folder)})
         self.folder = folder
+        self.has_engines = "-m" in program
 
     @cached_property
     def addresses(self) -> list[str]:
@@ -119,6 +121,10 @@ class Load:
             except httpx.HTTPError as error:
                 self.faults.append(repr(error))
                 continue
+            if answer.status_code == 503 and self.fleet.has_engines:
+                # One is down, and a busy machine keeps the other for a moment: clients ask again.
+                time.sleep(float(answer.headers["retry-after"]))
+                continue
             if answer.status_code != 200:
                 self.lost.append(answer.status_code)
             elif (said := text(answer)) != self.right[number]:
@@ -149,10 +155,10 @@ REAL = [pytest.mark.slow, pytest.mark.full]
 def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     installed("haproxy", "haproxy")
     program: Sequence[str] = (small_fleet.__file__,)
-    flags: Sequence[str] = ()
-    if request.param == "real":
+    flags: Sequence[str] = ("--hang-timeout-s", "5")
+    if request.param == "real":  # on a busy machine an engine's server may be silent for some seconds
         program = ("-m", "phi_vision", "replicas")
-        flags = ("--max-model-len", "4096", "--dtype", "float32", *PATIENT_FLAGS)
+        flags = ("--max-model-len", "4096", "--dtype", "float32", "--hang-timeout-s", "30", *PATIENT_FLAGS)
     with Fleet(tmp_path_factory.mktemp("fleet"), program, *flags) as running:
         running.wait_until_ready(PATIENCE_S)
         running.wait_for_both()

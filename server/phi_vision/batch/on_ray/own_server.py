@@ -17,7 +17,7 @@ _MAX_STARTS = 3  # in a row that fail
 
 
 class OwnServer:
-    """Starts at once, on a free port of this machine, and has the same port at each later start.
+    """Starts at once, on a free port of this machine, and at each later start on the same one, if it is free.
 
     It ends with this process: a thread that lasts as long starts it and waits for its end.
 
@@ -47,6 +47,7 @@ class OwnServer:
                 failures = 0
             except Exception as error:
                 failures += 1
+                port = 0  # a connection of another program may have taken the old one meanwhile
                 if failures == _MAX_STARTS or not isinstance(error, ServerStartError):
                     self._ready.set_exception(error)
                     return

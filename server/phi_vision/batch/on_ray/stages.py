@@ -90,6 +90,7 @@ class AskItems:
         self._room = _Room(self._limit)
         self._own = None if settings.endpoints else OwnServer(functools.partial(_serve, settings.device))
         self._ask: FileAsk | LineAsk | None = None
+        self._endpoints: Sequence[Endpoint] = ()
 
     async def __call__(self, row: Row) -> Row:
         """A row without a request, and with its outcome."""
@@ -119,7 +120,9 @@ class AskItems:
     async def _ready(self) -> FileAsk | LineAsk:
         """Once there is a server to ask."""
         endpoints = self._settings.endpoints if self._own is None else [await self._own.endpoint()]
-        self._ask = self._ask or asking(self._settings.question, Servers(endpoints), _Given())
+        if self._ask is None or endpoints != self._endpoints:
+            self._endpoints = endpoints
+            self._ask = asking(self._settings.question, Servers(endpoints), _Given())
         return self._ask
 
 
