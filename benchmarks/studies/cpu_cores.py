@@ -4,7 +4,7 @@ Three servers answer the same requests in turns, round by round: one keeps a cor
 as vLLM does by default, one keeps none, and one keeps none and lets the threads that compute sleep while
 they wait for one another. The machine must have nothing else to do: such threads suffer from other programs.
 
-    python -m benchmarks.studies.cpu_cores --output benchmarks/results/cpu_cores.json
+    VLLM_CPU_KVCACHE_SPACE=1 python -m benchmarks.studies.cpu_cores --output benchmarks/results/cpu_cores.json
 """
 
 from __future__ import annotations

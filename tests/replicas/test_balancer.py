@@ -51,7 +51,7 @@ def test_haproxy_takes_it(tmp_path: Path) -> None:
     assert (checked.returncode, b"WARNING" in checked.stderr) == (0, False), checked.stderr
 
 
-def test_its_timeouts_are_the_servers(tmp_path: Path) -> None:
+def test_its_timeouts_are_the_servers() -> None:
     config = ServeConfig()
     own = timeouts(replace(config, limits=replace(config.limits, client_timeout_s=2.5), shutdown_timeout=600))
     assert own == {"CLIENT_TIMEOUT_MS": "2500", "SHUTDOWN_TIMEOUT_S": "600"}

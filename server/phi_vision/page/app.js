@@ -188,14 +188,14 @@ async function exampleOf(file) {
 }
 
 async function tryExample({ file, task, text }) {
-  pictures.replace([]);
   let blob;
   try {
-    blob = await pictures.await(exampleOf(file));
+    blob = await pictures.waitFor(exampleOf(file));
   } catch {
-    form.showFault("files", "The example could not be fetched from the server.");
+    form.showFault("files", "The example could not be fetched from the server: try it again, or choose a file.");
     return;
   }
+  pictures.replace([]);
   await pictures.add([new File([blob], file, { type: blob.type })]);
   form.choose(task, text ?? "");
   drawQuestion();

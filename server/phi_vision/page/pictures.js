@@ -42,7 +42,7 @@ class ChosenFile {
 export class Pictures extends EventTarget {
   files = [];
   shown = 0; // place of the one that is looked at
-  coming = 0; // promises that files wait for: no question is to be asked without them
+  coming = 0; // additions that are not done: no question is to be asked without them
 
   get current() {
     return this.files[this.shown] ?? null;
@@ -51,12 +51,12 @@ export class Pictures extends EventTarget {
   async add(blobs) {
     const added = [...blobs].map((blob) => new ChosenFile(blob, blob.name ?? "picture"));
     if (!added.length) return;
-    await this.await(Promise.all(added.map((file) => file.measure())));
+    await this.waitFor(Promise.all(added.map((file) => file.measure())));
     this.replace([...this.files, ...added], this.files.length);
   }
 
-  /** What a promise gives that files wait for. */
-  async await(promise) {
+  /** What a promise gives; files come with it. */
+  async waitFor(promise) {
     this.coming += 1;
     this.dispatchEvent(new Event("change"));
     try {

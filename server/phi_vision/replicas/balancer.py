@@ -34,7 +34,7 @@ def configuration(ports: Sequence[int]) -> str:
 
 
 def timeouts(config: ServeConfig) -> dict[str, str]:
-    """Variables of the configuration."""
+    """Variables of the configuration; HAProxy takes no time of 0 seconds."""
     return {
         "CLIENT_TIMEOUT_MS": str(round(1000 * config.limits.client_timeout_s)),
         "SHUTDOWN_TIMEOUT_S": str(max(1, config.shutdown_timeout)),

@@ -39,6 +39,25 @@ def test_it_is_started_again_where_it_was() -> None:
     assert httpx.get(second.url("/models")).status_code == 200
 
 
+def test_it_is_started_elsewhere_where_its_port_was_taken() -> None:
+    ports = []
+
+    def command(port: int) -> Sequence[str]:
+        ports.append(port)
+        if port:
+            return [sys.executable, "-c", "raise SystemExit('address already in use')"]
+        return [sys.executable, answering_server.__file__, "--port", "0"]
+
+    own = OwnServer(command)
+    first = asyncio.run(own.endpoint())
+    [process] = processes(0)
+    process.kill()
+    eventually(lambda: len(ports) == 3)
+    second = asyncio.run(own.endpoint())
+    assert ports == [0, httpx.URL(first.base_url).port, 0]
+    assert second.key == first.key and httpx.get(second.url("/models")).status_code == 200
+
+
 def test_one_that_does_not_start_is_tried_again_and_given_up() -> None:
     ports = []
 
