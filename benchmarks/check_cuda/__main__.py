@@ -2,8 +2,8 @@
 
 `make check-cuda` installs the CUDA build into an environment of its own and runs this in it. Each card gets
 a process in which a platform plugin answers as the card (`vllm_plugins/stand_in_card.py`); `resolve.py`
-says what is checked there. Exit code 0: vLLM takes every start that the memory plan offers; 1: it refuses
-one, and its words are printed.
+says what is checked there. Exit code 0: vLLM takes every start that the memory plan offers and traces it for
+torch.compile; 1: it refuses one, and its words are printed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,17 @@ from benchmarks.studies.cpu_memory import full_size_checkpoint
 _CARDS = ("t4", "a10", "l4", "a100-40", "h100")
 _CARD_LIMIT_S = 600
 _RESULT = ROOT / "benchmarks" / "results" / "check_cuda.json"
-_COLUMNS = ("weights", "kv_dtype", "max_model_len", "dtype", "attention", "linear", "runner", "cuda_graphs")
+_COLUMNS = (
+    "weights",
+    "kv_dtype",
+    "max_model_len",
+    "dtype",
+    "attention",
+    "linear",
+    "runner",
+    "cuda_graphs",
+    "traced",
+)
 
 
 def main() -> int:
@@ -67,6 +77,7 @@ def _environment(card: str, folder: Path) -> dict[str, str]:
         "LD_LIBRARY_PATH": str(folder),
         "CUDA_VISIBLE_DEVICES": "",  # as in a process of Ray's that has no card yet: vLLM keeps Triton
         "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(folder),  # where it writes what it compiles
     }
 
 

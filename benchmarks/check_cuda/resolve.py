@@ -3,10 +3,11 @@
     python -m benchmarks.check_cuda.resolve a10 CHECKPOINT      # prints a JSON object for each start
 
 A start's arguments are those of `phi-vision serve`. vLLM's parser reads them, `EngineArgs` makes the
-engine's configuration, and the model is built with it on the meta device: so the choice of attention
-kernels, KV dtype, quantization, runner and CUDA graphs is vLLM's own, and so is what it refuses. The KV
-cache that vLLM lays out in the bytes that were planned must be the plan's. Not seen: weights repacked,
-torch.compile, any kernel.
+engine's configuration, and the model is built with it of fake tensors (`fake_model.py`): so the choice of
+attention kernels, KV dtype, quantization, runner and CUDA graphs is vLLM's own, and so is what it refuses.
+The KV cache that vLLM lays out in the bytes that were planned must be the plan's. Then torch.compile traces
+the model and takes it as far as the making of kernels (`trace.py`). Not seen: any kernel, neither made nor
+run; values, so nothing of what quantization costs; the picture tower and the logits in motion.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +30,8 @@ from phi_vision.planning.launch_plan import LaunchPlan, make_launch_plan
 from phi_vision.planning.memory import MemoryPlan
 
 from benchmarks.check_cuda.combinations import combinations
+from benchmarks.check_cuda.fake_model import build_model, linear_kernel
+from benchmarks.check_cuda.trace import traced
 
 _CORES = 8  # of the card's machine
 
@@ -58,23 +60,6 @@ def engine_config(argv: Sequence[str]) -> Any:
     pin_grammar_backend(args.structured_outputs_config)
     args.model = args.model_tag
     return AsyncEngineArgs.from_cli_args(args).create_engine_config(UsageContext.OPENAI_API_SERVER)
-
-
-def build_model(config: Any) -> Any:
-    """The model with its quantization and attention, without memory for its weights."""
-    import torch
-    from vllm.config import set_current_vllm_config
-    from vllm.distributed import parallel_state
-    from vllm.model_executor.model_loader.utils import initialize_model
-    from vllm.utils.torch_utils import set_default_torch_dtype
-
-    with set_current_vllm_config(config):
-        if not parallel_state.model_parallel_is_initialized():
-            store = f"file://{tempfile.mkdtemp()}/store"
-            parallel_state.init_distributed_environment(1, 0, store, 0, "gloo")
-            parallel_state.ensure_model_parallel_initialized(1, 1)
-        with set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):
-            return initialize_model(vllm_config=config)
 
 
 def kv_cache(config: Any, available_bytes: int) -> tuple[int, Any, Any]:
@@ -132,13 +117,14 @@ def _decisions(config: Any, plan: MemoryPlan) -> dict[str, Any]:
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "attention": backend.get_name(),
         "vision_attention": _vision_attention(model),
-        "linear": _linear_kernel(model),
+        "linear": linear_kernel(model),
         "kv_dtype_of_vllm": config.cache_config.cache_dtype,
         "runner": "V2" if config.use_v2_model_runner else "V1",
         "cuda_graphs": _cuda_graphs(config, backend, spec),
         "prefix_caching": config.cache_config.enable_prefix_caching,
         "chunked_prefill": scheduler.enable_chunked_prefill,
         "async_scheduling": scheduler.async_scheduling,
+        "traced": traced(model, config),  # the last: it cuts the model
     }
 
 
@@ -147,14 +133,6 @@ def _vision_attention(model: Any) -> str:
 
     (name,) = {m.attn_backend.name for m in model.modules() if isinstance(m, MMEncoderAttention)}
     return name
-
-
-def _linear_kernel(model: Any) -> str:
-    """The class that multiplies the text layers' weights."""
-    layer = model.language_model.model.layers[0].self_attn.qkv_proj
-    method = layer.quant_method
-    kernel = getattr(method, "fp8_linear", None) or getattr(method, "kernel", method)
-    return type(kernel).__name__
 
 
 def _cuda_graphs(config: Any, backend: Any, spec: Any) -> str:

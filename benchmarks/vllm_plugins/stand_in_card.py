@@ -23,7 +23,7 @@ def platform() -> str:
 
 
 class StandInCard(CudaPlatformBase):
-    """vLLM's platform for CUDA, with what it would ask NVML."""
+    """vLLM's platform for CUDA, with what it would ask the driver."""
 
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> DeviceCapability:
@@ -45,3 +45,8 @@ class StandInCard(CudaPlatformBase):
     def device_count(cls) -> int:
         """One card."""
         return 1
+
+    @classmethod
+    def is_integrated_gpu(cls, device_id: int = 0) -> bool:
+        """It has memory of its own."""
+        return False

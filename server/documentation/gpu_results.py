@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from phi_vision.planning.gpus import named_gpu
@@ -18,16 +19,31 @@ def check_cuda() -> str:
         for card, of in found["cards"].items()
     ]
     head = (
-        "card | starts | not offered | refused | without flags: weights | KV cache | context "
+        "card | starts | not offered | refused | traced | without flags: weights | KV cache | context "
         "| attention | picture tower | CUDA graphs"
     )
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("vllm", "torch", "transformers"))
-    return f"{table(head, rows)}\n\n{versions}."
+    return f"{table(head, rows)}\n\n{_untraced(found['cards'])}{versions}."
 
 
-def _counts(starts: list[dict[str, Any]]) -> tuple[int, int, int]:
+def _counts(starts: list[dict[str, Any]]) -> tuple[int, int, int, int]:
     not_offered, refused = (sum(key in row for row in starts) for key in ("not_offered", "error"))
-    return len(starts) - not_offered, not_offered, refused
+    traced = sum(row.get("traced", "").endswith("pieces") for row in starts)
+    return len(starts) - not_offered, not_offered, refused, traced
+
+
+def _untraced(cards: dict[str, Any]) -> str:
+    """Why starts that were taken were not traced."""
+    why = Counter(
+        (row["traced"].removeprefix("not: "), named_gpu(card).name)
+        for card, of in cards.items()
+        for row in of["starts"]
+        if "traced" in row and not row["traced"].endswith("pieces")
+    )
+    if not why:
+        return ""
+    said = "; ".join(f"{count} on {card} ({reason})" for (reason, card), count in sorted(why.items()))
+    return f"Not traced: {said}.\n\n"
 
 
 def _default(start: dict[str, Any]) -> list[str]:
