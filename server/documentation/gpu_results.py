@@ -33,17 +33,15 @@ def _counts(starts: list[dict[str, Any]]) -> tuple[int, int, int, int]:
 
 
 def _untraced(cards: dict[str, Any]) -> str:
-    """Why starts that were taken were not traced."""
+    """Why starts that compile were not traced."""
     why = Counter(
-        (row["traced"].removeprefix("not: "), named_gpu(card).name)
+        (named_gpu(card).name, row["traced"].removeprefix("not: "))
         for card, of in cards.items()
         for row in of["starts"]
-        if "traced" in row and not row["traced"].endswith("pieces")
+        if row.get("traced", "").startswith("not: ")
     )
-    if not why:
-        return ""
-    said = "; ".join(f"{count} on {card} ({reason})" for (reason, card), count in sorted(why.items()))
-    return f"Not traced: {said}.\n\n"
+    said = "; ".join(f"{count} on {card} ({reason})" for (card, reason), count in why.items())
+    return f"Not traced: {said}.\n\n" if said else ""
 
 
 def _default(start: dict[str, Any]) -> list[str]:
