@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from phi_vision.errors import UsageError
 from phi_vision.planning.hardware import Device, find_device
 
 from benchmarks.gpu_report import page
@@ -170,10 +171,13 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="run steps again that are complete")
     parser.add_argument("--list", action="store_true", help="name the steps and end")
     options = parser.parse_args()
-    device = find_device(options.device)
+    try:
+        device = find_device(options.device)
+    except UsageError as error:
+        parser.error(str(error))
     every = steps(device)
     if options.list:
-        print("\n".join(f"{step.name:<36}{step.what}" for step in every))
+        print("\n".join(f"{step.name:<40}{step.what}" for step in every))
         return 0
     names = options.steps.split(";") if options.steps else [step.name for step in every]
     if unknown := set(names) - {step.name for step in every}:

@@ -194,3 +194,14 @@ def test_a_report_that_was_cut_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert asked == ["kernels", "rope", "rope"]
     run("--fresh")
     assert asked[3:] == ["kernels", "rope"]
+
+
+def test_a_report_without_a_driver_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("phi_vision.planning.hardware.installed_engine", lambda: "cuda")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", ["", "--device", "cuda"])
+    with pytest.raises(SystemExit, match="2"):
+        main.main()
+    assert "no NVIDIA driver answers here" in capsys.readouterr().err.splitlines()[-1]
