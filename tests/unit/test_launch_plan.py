@@ -196,12 +196,13 @@ def test_the_environment_of_the_user_stays() -> None:
     assert name not in launch(A10).env
 
 
-def test_threads_on_few_cores_sleep_while_they_wait() -> None:
-    name = "OMP_WAIT_POLICY"
-    assert launch(CPU, max_model_len=4096, cores=2).env[name] == "PASSIVE"
+def test_threads_on_few_cores_spin_for_a_short_time() -> None:
+    name = "GOMP_SPINCOUNT"
+    assert launch(CPU, max_model_len=4096, cores=2).env[name] == "10000"
     for env in (
         launch(CPU, max_model_len=4096, cores=16).env,
-        launch(CPU, max_model_len=4096, cores=2, environ={name: "ACTIVE"}).env,
+        launch(CPU, max_model_len=4096, cores=2, environ={name: "0"}).env,
+        launch(CPU, max_model_len=4096, cores=2, environ={"OMP_WAIT_POLICY": "ACTIVE"}).env,
         launch(A10, cores=2).env,
     ):
         assert name not in env

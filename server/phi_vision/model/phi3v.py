@@ -124,6 +124,10 @@ class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
         self.config = config
         self.multimodal_config = vllm_config.model_config.multimodal_config
         self.image_token_id = config.image_token_id
+        if current_platform.is_cpu():
+            from phi_vision.model import cpu_layers, cpu_seeds
+
+            cpu_seeds.install()
         with self._mark_tower_model(vllm_config, "image"):
             self.vision_embed_tokens = HDImageEmbedding(
                 config, vllm_config.quant_config, maybe_prefix(prefix, "model.vision_embed_tokens")
@@ -132,10 +136,8 @@ class PhiVisionForCausalLM(Phi3VForCausalLM, SupportsMRoPE):
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config, prefix="", architectures=["LlamaForCausalLM"]
             )
-        if current_platform.is_cpu():
-            from phi_vision.model import cpu_seeds
-
-            cpu_seeds.install()
+        if current_platform.is_cpu() and vllm_config.model_config.enforce_eager:
+            cpu_layers.use_rotary_kernel(self.language_model)
         self._long_offset = 0
         if config.longrope_per_request:
             self._long_offset = rope_table.build_dual_rope_table(self.language_model)

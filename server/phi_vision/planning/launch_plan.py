@@ -26,7 +26,8 @@ from phi_vision.tasks.presets import model_names
 _MAX_CHOICES = 16  # `n` of one request; each is a sequence of its own in the KV cache
 
 _COMPILES = "--no-enforce-eager"
-_FEW_CORES = 4  # where the wait policy below pays; with many, waking threads costs too
+_FEW_CORES = 4  # where a short spin pays; with many, waking threads costs too
+_SPINS = 10_000  # about 0.1 ms; GNU's OpenMP has thirty times as many by default
 _ROPE_SCHEDULER = "phi_vision.model.rope_scheduler.scheduler"
 _ROPE_CONFLICTS = ("--scheduler-cls", "--kv-transfer-config", "--kv-offloading-size")
 
@@ -268,10 +269,10 @@ def _environment(
     if device.kind == "cpu":
         # vLLM keeps one core back, worth 1.1 to 1.4 times the requests where nothing else needs it.
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
-        if cores <= _FEW_CORES:
-            # Threads that spin while they wait for one another take the cores from the API and the scheduler:
-            # one request at a time gets 1.1 to 1.2 times the rate without, on two cores.
-            defaults["OMP_WAIT_POLICY"] = "PASSIVE"
+        if cores <= _FEW_CORES and "OMP_WAIT_POLICY" not in flags.variables:
+            # Threads that spin while they wait for one another take the cores from the API and the scheduler;
+            # those that sleep at once must be woken for each operation (`benchmarks/studies/cpu_cores.py`).
+            defaults["GOMP_SPINCOUNT"] = str(_SPINS)
         if _COMPILES not in flags.names:
             # Eager mode leaves one function compiled: the first request for logprobs, which reading a page
             # is, would hold up the engine for 7 to 30 s.

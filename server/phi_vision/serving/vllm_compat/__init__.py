@@ -21,8 +21,9 @@ A module says what goes wrong without it (Symptom), why (Cause) and when it can 
 | `stop_tokens` | `generation_config_fields` | answers end at `<|end|>` |
 | `structured_outputs` | `EngineClient.add_request`, validation of specs | no spec stops the server |
 
-Patches that run in the engine's process are in `model`: `cpu_seeds`, `rope_table`, `rope_scheduler`. Two
-more are middleware or state of the server: `middleware.api_key` extends vLLM's check of the key, `lifecycle`
-replaces its handling of signals. Everything else uses vLLM's extension points (plugins, the model and media
-connector registries) or calls its functions. `tests/contract` checks every name of vLLM's that is used.
+Patches that run in the engine's process are in `model`: `cpu_layers`, `cpu_seeds`, `rope_table`,
+`rope_scheduler`. Two more are middleware or state of the server: `middleware.api_key` extends vLLM's check of
+the key, `lifecycle` replaces its handling of signals. Everything else uses vLLM's extension points (plugins,
+the model and media connector registries) or calls its functions. `tests/contract` checks every name of vLLM's
+that is used.
 """
