@@ -1,8 +1,9 @@
 """Whether a CPU's server should compute on all cores, or keep one back, and how its threads should wait.
 
-Three servers answer the same requests in turns, round by round: one keeps a core back for vLLM's scheduler,
-as vLLM does by default, one keeps none, and one keeps none and lets the threads that compute sleep while
-they wait for one another. The machine must have nothing else to do: such threads suffer from other programs.
+Four servers answer the same requests in turns, round by round: one keeps a core back for vLLM's scheduler,
+as vLLM does by default, the others keep none. Threads that wait for one another spin for about 3 ms, the
+default of GNU's OpenMP, sleep at once, or sleep after 0.1 ms, which is `phi-vision serve`. The machine must
+have nothing else to do: threads that compute together suffer from other programs.
 
     VLLM_CPU_KVCACHE_SPACE=1 python -m benchmarks.studies.cpu_cores --output benchmarks/results/cpu_cores.json
 """
@@ -27,11 +28,12 @@ from phi_vision.client.process import ServerProcess
 from benchmarks.harness import drawing, machine, workloads
 from benchmarks.studies._server import client_of, running_server
 
-_CORES, _WAIT = "VLLM_CPU_NUM_OF_RESERVED_CPU", "OMP_WAIT_POLICY"
+_CORES, _SPINS = "VLLM_CPU_NUM_OF_RESERVED_CPU", "GOMP_SPINCOUNT"
 SERVERS = {  # name -> environment
-    "one kept back": {_CORES: "1"},
-    "all": {_CORES: "0"},
-    "all, passive": {_CORES: "0", _WAIT: "PASSIVE"},
+    "one kept back": {_CORES: "1", _SPINS: "300000"},
+    "all": {_CORES: "0", _SPINS: "300000"},
+    "all, 0 ms": {_CORES: "0", _SPINS: "0"},
+    "all, 0.1 ms": {},
 }
 FLAGS = ("--model", "demo", "--max-model-len", "8192")
 TEXT_TOKENS = 1500  # of a prompt, about

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from documentation import blocks, document_results, gpu_results, results, session
+from documentation import blocks, cpu_results, document_results, gpu_results, results, session
 from documentation.results import ROOT
 
 DOCUMENTS = (
@@ -31,7 +31,7 @@ def filled_in(text: str) -> str:
 
 
 def _block(name: str) -> Callable[..., str]:
-    makers = (blocks, document_results, gpu_results, results)
+    makers = (blocks, cpu_results, document_results, gpu_results, results)
     found: Callable[..., str] = getattr(next((m for m in makers if hasattr(m, name)), results), name)
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +55,6 @@ def image_path(folder: str) -> str:
     return table("picture | ours, ms | float, ms | ours, MB | float, MB", rows)
 
 
-def tower() -> str:
-    """What a layer of the vision tower takes on a CPU, by how many crops go through it at once."""
-    found = read_result("tower.json")
-    rows = [
-        (row["crops_at_once"], f"{row['wall_ms']:,.0f}", f"{row['cpu_ms']:,.0f}") for row in found["rows"]
-    ]
-    return f"{table('crops at once | ms | processor time, ms', rows)}\n\n{machine_of(found)}"
-
-
 def kv_quantization() -> str:
     """Errors of the quantized KV caches."""
     errors = read_result("kv_quantization.json")["errors"]
@@ -73,18 +63,6 @@ def kv_quantization() -> str:
         (dtype, *(f"{errors[keys][dtype][of]:.2f} %" for keys, of in columns)) for dtype in errors["gaussian"]
     ]
     return table("KV cache | keys, values | attention | keys with outliers | attention, outlier keys", rows)
-
-
-def cpu_cores() -> str:
-    """Requests a second with a core kept back, with none, and with threads that sleep while they wait."""
-    found = read_result("cpu_cores.json")
-    rows = []
-    for row in found["rows"]:
-        rates = (f"{statistics.median(of):.2f}" for of in row["requests_per_s"].values())
-        ratios = (f"{median:.2f} ({low:.2f} to {high:.2f})" for median, low, high in row["ratios"].values())
-        rows.append((row["requests"], f"{row['concurrency']} at a time", *rates, *ratios))
-    head = "requests | load | one kept back | all | all, threads sleep | all / one kept back | sleep / all"
-    return f"{table(head, rows)}\n\n{machine_of(found)}"
 
 
 def front_end() -> str:
