@@ -26,6 +26,7 @@ _SETTINGS = {
     "AIPERF_DATASET_MMAP_CACHE_ENABLED": "false",  # it would keep a copy of every picture in the user's cache
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+_LOOKS_PER_S = 500  # whether a request has ended and the next can be sent
 _OFFLINE_FLAGS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # with them AIPerf takes no tokenizer folder
 
 # AIPerf insists on a tokenizer. Tokens are counted by the server, so one that knows no word will do.
@@ -76,6 +77,7 @@ def run_aiperf(cell: Cell, folder: Path) -> dict[str, Any]:
     for name, content in _TOKENIZER.items():
         (tokenizer / name).write_text(json.dumps(content))
     environment = {k: v for k, v in os.environ.items() if k not in _OFFLINE_FLAGS} | _SETTINGS
+    environment["AIPERF_DATASET_MMAP_BASE_PATH"] = str(scratch)  # it leaves its copy of the requests behind
     start = time.monotonic()
     # A session of its own: Ctrl-C reaches this process alone, which then ends AIPerf.
     process = subprocess.Popen(
@@ -125,7 +127,10 @@ def _command(cell: Cell, folder: Path, tokenizer: Path) -> list[str]:
         *("--output-artifact-dir", str(folder)),
     ]
     if cell.rate is None:
+        # With a concurrency alone AIPerf's scheduler spins while all requests are under way, on a core that a
+        # server on a CPU computes with. With a rate it looks again after the interval.
         command += ["--concurrency", str(cell.concurrency)]
+        command += ["--request-rate", str(_LOOKS_PER_S), "--arrival-pattern", "constant"]
     else:
         command += ["--request-rate", str(cell.rate), "--arrival-pattern", "poisson"]
     if cell.goodput:

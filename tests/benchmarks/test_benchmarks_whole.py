@@ -136,12 +136,15 @@ def test_a_server_that_only_fails_gives_no_throughput(bench_python: str, tmp_pat
         assert run["requests_per_s"] == run["output_tokens_per_s"] == 0 and run["ttft_ms"] is None
 
 
-def test_ctrl_c_keeps_what_was_measured(bench_python: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_kill_keeps_what_was_measured(
+    bench_python: str, tmp_path: Path, number: signal.Signals
+) -> None:
     first = 2 + 2  # requests of the first cell: to warm up, and measured
     with running_fake("--answers", str(first)) as fake:
         process = bench(bench_python, fake.url, tmp_path, "--concurrency", "2,4,8", "--requests", "2")
         fake.wait_for("held")  # the second cell is at work and cannot end
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, _ = process.communicate()
     result = result_of(tmp_path)
     assert process.returncode == 0 and result["interrupted"]
