@@ -167,3 +167,13 @@ def test_memory_of_a_process_tree_is_seen() -> None:
 def test_no_point_of_a_committed_page_is_cut_off(page: Path) -> None:
     assert page.read_text().count("<use ") > 20
     assert cut_off(page.read_text()) == []
+
+
+def test_the_load_generator_gets_a_rate_so_that_it_does_not_spin(tmp_path: Path) -> None:
+    def command(**how: float) -> list[str]:
+        cell = load.Cell("http://127.0.0.1", "model", tmp_path / "requests", warmup=1, count=2, **how)  # type: ignore[arg-type]
+        return load._command(cell, tmp_path, tmp_path)
+
+    for given, rate in ((command(concurrency=4), 500), (command(rate=0.5), 0.5)):
+        assert float(given[given.index("--request-rate") + 1]) == rate
+        assert ("--concurrency" in given) == (rate == 500)

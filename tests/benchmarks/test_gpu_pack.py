@@ -54,6 +54,7 @@ def packed(tmp_path: Path) -> Path:
     """Pieces of a folder with the package `vllm`, and what does not compress."""
     folder = tmp_path / "assembled"
     write_package(folder / SITE, "vllm", "__version__ = '0'")
+    write(folder / SITE / "vllm" / "_C_stable_libtorch.py", "")
     write_package(folder / SITE, "pillow", "ours = True")
     write(folder / "benchmarks" / "deep" / "random.bin", Random(0).randbytes(3 * PIECE_BYTES))
     write(folder / "gpu-report", "#!/bin/sh\n").chmod(0o755)
@@ -82,12 +83,8 @@ def gpu_machine(tmp_path: Path) -> Path:
 
 def run_unpack(packed: Path, folder: Path, site: Path) -> tuple[int, str, list[str]]:
     """Exit code, what it says, and its lines on stderr."""
-    command = [
-        sys.executable,
-        "-S",
-        str(packed / "unpack.py"),
-        str(folder),
-    ]  # -S: only the packages of `site`
+    # -S: only the packages of `site`.
+    command = [sys.executable, "-S", str(packed / "unpack.py"), str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(site)})
     return ended.returncode, ended.stdout, ended.stderr.splitlines()
 

@@ -11,10 +11,14 @@ from phi_vision.model import cpu_layers
 from phi_vision.planning.checkpoint import DEMO_FOLDER
 from phi_vision.spec import PHI_3_5_VISION
 from torch import nn
-from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
+from vllm.config import CompilationConfig, CompilationMode, VllmConfig, set_current_vllm_config
+from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.rotary_embedding import phi3_long_rope_scaled_rope as vllm_rope
 from vllm.platforms import current_platform
+
+from benchmarks.check_cuda.fake_model import build_model
+from benchmarks.check_cuda.resolve import engine_config
 
 current_platform.import_kernels()
 
@@ -37,7 +41,7 @@ def test_in_eager_mode_vllm_builds_our_norm(
 ) -> None:
     torch.manual_seed(tokens)
     monkeypatch.delattr(RMSNorm, "forward_native")  # PyTorch's operations are not taken
-    eager = VllmConfig(compilation_config=CompilationConfig(custom_ops=["all"]))
+    eager = VllmConfig(compilation_config=CompilationConfig(mode=CompilationMode.NONE))
     with set_current_vllm_config(eager):
         norm = RMSNorm(HIDDEN, eps=1e-5, dtype=dtype)
     assert isinstance(norm, cpu_layers.CPURMSNorm)
@@ -53,6 +57,24 @@ def test_in_eager_mode_vllm_builds_our_norm(
     normed, summed = norm(x.clone(), residual.clone())
     assert torch.equal(summed, total)
     assert close(normed, exact(total))
+
+
+def test_rows_that_do_not_follow_one_another_are_left_to_pytorch() -> None:
+    with set_current_vllm_config(VllmConfig(compilation_config=CompilationConfig(mode=CompilationMode.NONE))):
+        norm = RMSNorm(HIDDEN, eps=1e-5)
+    joined = torch.randn(5, 2 * HIDDEN)
+    part = joined[:, :HIDDEN]
+    assert torch.equal(norm(part), norm(part.contiguous()))
+
+
+@pytest.mark.parametrize("flags", [("--enforce-eager",), ()], ids=["eager", "compiled"])
+def test_a_model_has_them_in_eager_mode_alone(flags: tuple[str, ...]) -> None:
+    model = build_model(engine_config([str(DEMO_FOLDER), "--max-model-len", "4096", *flags]))
+    cleanup_dist_env_and_memory()
+    norms = {m._forward_method.__name__ for m in model.modules() if isinstance(m, RMSNorm)}
+    assert norms == {"forward_cpu" if flags else "forward_native"}
+    (rotary,) = (m for m in model.modules() if isinstance(m, vllm_rope.Phi3LongRoPEScaledRotaryEmbedding))
+    assert ("forward" in vars(rotary)) == bool(flags)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -31,6 +31,7 @@ _CHECK = """
 import pathlib, sys, torch, vllm
 gpu = "which sees no GPU"
 if torch.cuda.is_available():
+    import vllm._C_stable_libtorch  # vLLM's kernels, which need the driver and CUDA 13
     gpu = torch.cuda.get_device_name()
     is_hopper = torch.cuda.get_device_capability()[0] == 9
     if not is_hopper and not any(pathlib.Path(vllm.__file__).parent.glob("vllm_flash_attn/_vllm_fa2_C*")):

@@ -27,12 +27,17 @@ class CPURMSNorm(RMSNorm):
         self, x: torch.Tensor, residual: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Normalise `x`, or `x` plus `residual`, which then becomes their sum; both are (tokens, hidden)."""
+        if self.variance_size_override is not None or not x.is_contiguous():  # in other models
+            return self.forward_native(x, residual)
         if residual is None:
             normed = torch.empty_like(x)
             torch.ops._C.rms_norm(normed, x, self.weight.data, self.variance_epsilon)
             return normed
         torch.ops._C.fused_add_rms_norm(x, residual, self.weight.data, self.variance_epsilon)
         return x, residual
+
+
+CPURMSNorm.name = RMSNorm.name  # by which `custom_ops` of vLLM's compilation config turns it on or off
 
 
 def use_rotary_kernel(language_model: nn.Module) -> None:

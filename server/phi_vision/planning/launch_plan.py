@@ -26,7 +26,7 @@ from phi_vision.tasks.presets import model_names
 _MAX_CHOICES = 16  # `n` of one request; each is a sequence of its own in the KV cache
 
 _COMPILES = "--no-enforce-eager"
-_FEW_CORES = 4  # where a short spin pays; with many, waking threads costs too
+_FEW_CORES = 4  # where a short spin is taken; measured on two, and with many waking threads may cost more
 _SPINS = 10_000  # about 0.1 ms; GNU's OpenMP has thirty times as many by default
 _ROPE_SCHEDULER = "phi_vision.model.rope_scheduler.scheduler"
 _ROPE_CONFLICTS = ("--scheduler-cls", "--kv-transfer-config", "--kv-offloading-size")
@@ -267,7 +267,7 @@ def _environment(
         "VLLM_MAX_N_SEQUENCES": str(_MAX_CHOICES),
     }
     if device.kind == "cpu":
-        # vLLM keeps one core back, worth 1.1 to 1.4 times the requests where nothing else needs it.
+        # vLLM keeps one core back, worth 1.2 to 1.5 times the requests where nothing else needs it.
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
         if cores <= _FEW_CORES and "OMP_WAIT_POLICY" not in flags.variables:
             # Threads that spin while they wait for one another take the cores from the API and the scheduler;
