@@ -2,8 +2,8 @@
 
 `make check-cuda` installs the CUDA build into an environment of its own and runs this in it. Each card gets
 a process in which a platform plugin answers as the card (`vllm_plugins/stand_in_card.py`); `resolve.py`
-says what is checked there. Exit code 0: vLLM takes every start that the memory plan offers and traces it for
-torch.compile; 1: it refuses one, and its words are printed.
+says what is checked there. Exit code 0: vLLM takes every start that the memory plan offers, and traces those
+that compile, but for weights that only a card can pack; 1: it refuses one, and its words are printed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 vLLM compiles the text model, neither the picture tower nor the logits. Dynamo traces it as one graph, vLLM
 splits the graph at each attention, and each piece goes through AOTAutograd and the passes of Inductor and of
 vLLM. It ends where Inductor makes kernels of a piece, which takes the card's properties and times kernels on
-it. So found here: a graph break, an operator without a fake implementation, a value that the host reads.
+it. So found here: a graph break, an operator without a fake implementation, `.item()`.
 """
 
 from __future__ import annotations
