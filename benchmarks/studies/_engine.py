@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.harness import drawing
+from phi_vision.planning.checkpoint import DEMO_FOLDER
+from phi_vision.planning.launch_plan import SPINS
+
+from benchmarks.harness import drawing, machine
 
 _STARTED_ANEW = "PHI_VISION_STUDY_ENVIRONMENT"
 _ENVIRONMENT = {
@@ -18,7 +24,7 @@ _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TORCHDYNAMO_DISABLE": "1",  # as `phi-vision serve` has it on a CPU
-    "GOMP_SPINCOUNT": "10000",  # the same
+    "GOMP_SPINCOUNT": str(SPINS),  # the same
     "HF_HUB_OFFLINE": "1",
 }
 TEXT_WORDS = 600
@@ -84,3 +90,34 @@ def picture_prompt(rng: Random) -> dict[str, Any]:
 def text_prompt(rng: Random, words: int = TEXT_WORDS) -> dict[str, Any]:
     """Words, and a number that no other prompt has."""
     return {"prompt": f"<|user|>\n{rng.random()} {'word ' * words}<|end|>\n<|assistant|>\n"}
+
+
+def run(module: str, about: str, measure: Callable[[str, int, int], list[dict[str, Any]]]) -> None:
+    """A study's command: measure a model, write the result; the last line is one JSON object.
+
+    Args:
+        module: the study's, started again as a worker.
+        about: its docstring.
+        measure: takes the model's folder, the most crops of a picture and the rounds; gives the rows.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--model", default=str(DEMO_FOLDER), metavar="DIR", help="(default: the demo)")
+    parser.add_argument(
+        "--what", default="demo", help="its name in the result (default: %(default)s)"
+    )
+    parser.add_argument("--num-crops", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result there")
+    options = parser.parse_args()
+    start_as_worker(module)
+    result = {
+        "machine": machine.describe_machine(),
+        "git": machine.git_state(),
+        "what": options.what,
+        "num_crops": options.num_crops,
+        "rounds": options.rounds,
+        "rows": measure(options.model, options.num_crops, options.rounds),
+    }
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))

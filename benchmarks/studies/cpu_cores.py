@@ -24,6 +24,7 @@ from random import Random
 from typing import Any
 
 from phi_vision.client.process import ServerProcess
+from phi_vision.planning.launch_plan import SPINS
 
 from benchmarks.harness import drawing, machine, workloads
 from benchmarks.studies._server import client_of, running_server
@@ -33,7 +34,7 @@ SERVERS = {  # name -> environment
     "one kept back": {_CORES: "1", _SPINS: "300000"},
     "all": {_CORES: "0", _SPINS: "300000"},
     "all, 0 ms": {_CORES: "0", _SPINS: "0"},
-    "all, 0.1 ms": {_CORES: "0", _SPINS: "10000"},
+    "all, 0.1 ms": {_CORES: "0", _SPINS: str(SPINS)},
 }
 FLAGS = ("--model", "demo", "--max-model-len", "8192")
 TEXT_TOKENS = 1500  # of a prompt, about

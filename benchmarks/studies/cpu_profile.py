@@ -13,21 +13,16 @@ DIR is made by `python -m benchmarks.peers.checkpoint DIR`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from phi_vision.model.canvas import resize_and_pad
-from phi_vision.planning.checkpoint import DEMO_FOLDER
 
-from benchmarks.harness import machine
 from benchmarks.studies import _engine
 
 ANSWER_TOKENS = 33
@@ -136,30 +131,5 @@ def _stage_of(event: Any) -> str | None:
     return event and str(event.name)
 
 
-def main() -> None:
-    """Measure; the last line is one JSON object."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default=str(DEMO_FOLDER), metavar="DIR", help="(default: the demo)")
-    parser.add_argument(
-        "--what", default="demo", help="the model's name in the result (default: %(default)s)"
-    )
-    parser.add_argument("--num-crops", type=int, default=16, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result there")
-    options = parser.parse_args()
-    _engine.start_as_worker("benchmarks.studies.cpu_profile")
-    result = {
-        "machine": machine.describe_machine(),
-        "git": machine.git_state(),
-        "what": options.what,
-        "num_crops": options.num_crops,
-        "answer_tokens": ANSWER_TOKENS,
-        "rows": measure(options.model, options.num_crops, options.rounds),
-    }
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
-
-
 if __name__ == "__main__":
-    main()
+    _engine.run("benchmarks.studies.cpu_profile", __doc__ or "", measure)

@@ -27,7 +27,7 @@ _MAX_CHOICES = 16  # `n` of one request; each is a sequence of its own in the KV
 
 _COMPILES = "--no-enforce-eager"
 _FEW_CORES = 4  # where a short spin is taken; measured on two, and with many waking threads may cost more
-_SPINS = 10_000  # about 0.1 ms; GNU's OpenMP has thirty times as many by default
+SPINS = 10_000  # about 0.1 ms; GNU's OpenMP has thirty times as many by default
 _ROPE_SCHEDULER = "phi_vision.model.rope_scheduler.scheduler"
 _ROPE_CONFLICTS = ("--scheduler-cls", "--kv-transfer-config", "--kv-offloading-size")
 
@@ -272,7 +272,7 @@ def _environment(
         if cores <= _FEW_CORES and "OMP_WAIT_POLICY" not in flags.variables:
             # Threads that spin while they wait for one another take the cores from the API and the scheduler;
             # those that sleep at once must be woken for each operation (`benchmarks/studies/cpu_cores.py`).
-            defaults["GOMP_SPINCOUNT"] = str(_SPINS)
+            defaults["GOMP_SPINCOUNT"] = str(SPINS)
         if _COMPILES not in flags.names:
             # Eager mode leaves one function compiled: the first request for logprobs, which reading a page
             # is, would hold up the engine for 7 to 30 s.
