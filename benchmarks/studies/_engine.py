@@ -102,9 +102,7 @@ def run(module: str, about: str, measure: Callable[[str, int, int], list[dict[st
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--model", default=str(DEMO_FOLDER), metavar="DIR", help="(default: the demo)")
-    parser.add_argument(
-        "--what", default="demo", help="its name in the result (default: %(default)s)"
-    )
+    parser.add_argument("--what", default="demo", help="its name in the result (default: %(default)s)")
     parser.add_argument("--num-crops", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result there")
